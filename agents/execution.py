@@ -1,0 +1,57 @@
+"""From an approved plan to the order that is wanted: the policy has the last word, and only a smaller one."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents import conditions, features
+from agents.domain import MarketView, Outcome, Side, TradePlan, TradingAction, Verdict
+from agents.policy import Decision, Policy
+from agents.policy.rule import PLAN_FEATURES
+
+__all__ = ["OBSERVATION_NAMES", "Wanted", "observe", "want"]
+
+OBSERVATION_NAMES: tuple[str, ...] = (*features.FEATURE_NAMES, *PLAN_FEATURES)
+
+_ROOM_MAX = 10.0  # a missing stop or target is as good as far away
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The order a decision wants, before risk has looked at it; `quantity` 0 and no side for none, with the reason."""
+
+    decision: Decision
+    side: Side | None
+    quantity: Decimal
+    reason: str
+
+
+def observe(view: MarketView, plan: TradePlan) -> NDArray[np.float64]:
+    """What the policy sees: `OBSERVATION_NAMES`, shape (n,), float64."""
+    direction = {TradingAction.BUY: 1.0, TradingAction.SELL: -1.0}.get(plan.action, 0.0)
+    price, entry = view.close[-1], float(plan.entry)
+    scale = conditions.true_range(view) or price
+    side = 1.0 if plan.target_weight > 0 else -1.0  # of the position to hold, which a trade that trims it is not
+    stop_room = (price - float(plan.stop)) * side / scale if plan.stop is not None else _ROOM_MAX
+    target_room = (float(plan.take_profit) - price) * side / scale if plan.take_profit is not None else _ROOM_MAX
+    bounds = np.clip([direction, (price - entry) / scale, stop_room, target_room], -_ROOM_MAX, _ROOM_MAX)
+    return np.concatenate([features.feature_vector(view), bounds])
+
+
+def want(plan: TradePlan, verdict: Verdict | None, view: MarketView, policy: Policy) -> Wanted:
+    """Ask the policy about an approved plan. It may take the plan or hold; it cannot trade anything else."""
+    decision = policy.predict(observe(view, plan))
+    if verdict is None or verdict.outcome is not Outcome.APPROVE:
+        return Wanted(decision, None, Decimal(0), "the quality gate has not approved the plan")
+    if plan.action is TradingAction.HOLD:
+        return Wanted(decision, None, Decimal(0), "the plan holds, and nothing was ordered")
+    if decision.action is TradingAction.HOLD:
+        return Wanted(decision, None, Decimal(0), f"the policy {decision.policy_id} holds: {decision.action_reason}")
+    if decision.action is not plan.action:
+        reason = (
+            f"the policy {decision.policy_id} wants to {decision.action.name} against an approved {plan.action.name}"
+        )
+        return Wanted(decision, None, Decimal(0), reason)
+    return Wanted(decision, plan.side, plan.quantity, decision.action_reason)

@@ -1,0 +1,78 @@
+"""The timeline of a run: one row for an attempt, a retry, a trip, a fallback, a start, a resume, an end."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table, Text, func, insert, select
+
+from checkpoints.database import Database, metadata
+
+__all__ = ["Entry", "Timeline"]
+
+_timeline = Table(
+    "timeline",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("subject", String(64), nullable=False, default=""),
+    Column("detail", Text, nullable=False, default="{}"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something that happened in a run: what kind, to whom (a node, an analyst), when, and its numbers."""
+
+    run_id: str
+    time_ns: int
+    kind: str
+    subject: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Timeline:
+    """The rows of all runs in one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, entries: Iterable[Entry]) -> None:
+        """Write entries in one transaction, numbered within their run."""
+        rows = list(entries)
+        if rows:
+            await self._database.awrite(lambda connection: _append(connection, rows))
+
+    async def entries(self, run_id: str) -> tuple[Entry, ...]:
+        """All entries of one run, oldest first."""
+
+        def work(connection: Connection) -> tuple[Entry, ...]:
+            query = select(_timeline).where(_timeline.c.run_id == run_id).order_by(_timeline.c.number)
+            return tuple(
+                Entry(row.run_id, row.time_ns, row.kind, row.subject, json.loads(row.detail))
+                for row in connection.execute(query)
+            )
+
+        return await self._database.aread(work)
+
+
+def _append(connection: Connection, entries: list[Entry]) -> None:
+    last: dict[str, int] = {}
+    for entry in entries:
+        if entry.run_id not in last:
+            newest = select(func.max(_timeline.c.number)).where(_timeline.c.run_id == entry.run_id)
+            last[entry.run_id] = connection.execute(newest).scalar() or 0
+        last[entry.run_id] += 1
+        connection.execute(
+            insert(_timeline).values(
+                run_id=entry.run_id,
+                number=last[entry.run_id],
+                time_ns=entry.time_ns,
+                kind=entry.kind,
+                subject=entry.subject,
+                detail=json.dumps(dict(entry.detail), default=str),
+            )
+        )

@@ -1,0 +1,173 @@
+"""Settings, from (strongest first) flags, environment variables `HOLDFAST_...`, a TOML file, and the defaults here."""
+
+import os
+import shlex
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from agents.errors import ConfigError
+from agents.quality import GateSettings
+from agents.risk import RiskLimits
+from agents.strategist import StrategySettings
+
+__all__ = ["GuardPolicy", "Settings", "load_settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPolicy:
+    """How calls of one node or analyst are guarded; see `graph.resilience` for each. Times are in seconds.
+
+    `deadline` bounds all attempts together, None for no bound; `base_seconds` and `max_seconds` the back-off.
+    """
+
+    attempt_timeout: float = 30.0
+    deadline: float | None = None
+    max_attempts: int = 3
+    base_seconds: float = 1.0
+    max_seconds: float = 60.0
+    failure_threshold: int = 5
+    success_threshold: int = 2
+    open_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"a guard's {name} is {value}; nothing can be guarded by it; set a number above 0")
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults.
+
+    `home` holds databases and reports; `concurrency` runs at once; `cash` of a new paper account; `window` bars that
+    a decision looks at; `calendar` trading hours, "auto" to tell by the data; `required` and `optional` the swarm's
+    members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for it, in
+    this order, when it cannot; `guards` by node, analyst or `broker`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="HOLDFAST_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    home: Path = Path("~/.holdfast")
+    concurrency: int = Field(default=8, ge=1, le=1000)
+    cash: Decimal = Field(default=Decimal(100_000), gt=0)
+    window: int = Field(default=512, ge=100, le=100_000)
+    calendar: str = "auto"
+    required: tuple[str, ...] = ("trend", "breakout", "mean_reversion", "volatility")
+    optional: tuple[str, ...] = ("volume", "seasonality", "cross_asset")
+    fallbacks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    strategy: StrategySettings = StrategySettings()
+    gate: GateSettings = GateSettings()
+    risk: RiskLimits = RiskLimits()
+    guards: dict[str, GuardPolicy] = Field(default_factory=dict)
+
+    def guard(self, name: str) -> GuardPolicy:
+        """The policy for one node, analyst or the broker."""
+        return self.guards.get(name, GuardPolicy())
+
+    @property
+    def folder(self) -> Path:
+        """`home` with `~` resolved."""
+        return self.home.expanduser()
+
+    @property
+    def home_flag(self) -> str:
+        """What a command line needs to find this home: nothing where it is the one that is found anyway."""
+        usual = Path(os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default).expanduser()
+        return "" if self.folder == usual else f" --home {shlex.quote(str(self.home))}"
+
+    def shaping(self) -> dict[str, Any]:
+        """What shapes a decision, as JSON: kept with a run, so that it goes on as it began."""
+        names = {"cash", "window", "calendar", "required", "optional", "fallbacks", "strategy", "gate", "risk"}
+        return self.model_dump(mode="json", include=names)
+
+
+def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
+    """Read the settings. `config`: a TOML file, or None for `holdfast.toml` in the home folder, if it is there.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or does not fit.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    home = _folder(Path(given.get("home") or os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default))
+    path = config if config is not None else home / "holdfast.toml"
+    data = _read_toml(path) if config is not None or path.is_file() else {}
+    _check_names(data, f"settings file {path}")
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override]  # the other sources are not used
+            cls, settings_cls: Any, init_settings: Any, env_settings: Any, **_: Any
+        ) -> Any:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, data)
+
+    try:
+        _check_names(EnvSettingsSource(Loaded)(), "the environment (HOLDFAST_...)")
+        return Loaded(**given)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+    except SettingsError as error:
+        raise ConfigError(f"{error} ({error.__cause__}); nothing was run; write a list or table as JSON") from None
+
+
+def _folder(home: Path) -> Path:
+    try:
+        folder = home.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"the home folder {home} cannot be told: {error}; nothing was run; give --home") from None
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(f"the home {folder} cannot be a folder, {part} is a file; nothing was run; give --home")
+    return folder
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
+
+
+_SECTIONS: Mapping[str, type] = {"strategy": StrategySettings, "gate": GateSettings, "risk": RiskLimits}
+
+
+def _check_names(data: Mapping[str, Any], source: str) -> None:
+    """A misspelt limit that is silently ignored is a limit that is not there."""
+    _refuse_unknown(data, set(Settings.model_fields), "", source)
+    for name, section in _SECTIONS.items():
+        _refuse_unknown(data.get(name, {}), {field.name for field in fields(section)}, f"{name}.", source)
+    policies = data.get("guards", {})
+    for name, policy in policies.items() if isinstance(policies, dict) else ():
+        _refuse_unknown(policy, {field.name for field in fields(GuardPolicy)}, f"guards.{name}.", source)
+
+
+def _refuse_unknown(section: Any, known: set[str], prefix: str, source: str) -> None:
+    unknown = sorted(set(section) - known) if isinstance(section, dict) else []
+    if unknown:
+        raise ConfigError(
+            f"{source} has {prefix}{unknown[0]}, which is no setting; nothing was run;"
+            f" settings here are {', '.join(sorted(known))}"
+        )
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "settings"
+    return (
+        f"setting {where} does not fit: {first['msg']}, got {first.get('input')!r:.80}; nothing was run;"
+        " correct it in the settings file, the environment (HOLDFAST_...) or the flags"
+    )

@@ -1,0 +1,68 @@
+"""What an error means: is it tried again, does the breaker count it, is the next link asked?
+
+error                                                        retried   breaker    next link
+AgentTimeout, AgentUnavailable, InjectedFault                yes       failure    yes
+lost connections, time-outs, HTTP statuses for "later"       yes       failure    yes
+other foreign errors (ValueError...), InvalidValue           no        failure    yes
+FallbackExhausted, QuorumNotReached, AgentUnhealthy          no        failure    yes
+DeadlineExceeded of a nested guard                           no        failure    yes
+HTTP 4xx otherwise: another agent may serve the request      no        ignored    yes
+BreakerOpen, BulkheadFull of a nested guard: no call         no        ignored    yes
+BrokerUnavailable: a second broker might double the order    yes       failure    no
+our other errors (OrderRefused...): a refusal is an answer   no        ignored    no
+LangGraph's control flow (interrupt, command to a parent)    no        ignored    no
+cancellation, KeyboardInterrupt, SystemExit                  no        ignored    no
+"""
+
+import sys
+from enum import StrEnum
+
+from agents.errors import AgentError, BreakerOpen, BulkheadFull, HoldfastError, InvalidValue, is_retryable
+
+__all__ = ["Outcome", "falls_through", "outcome_of", "worth_retrying"]
+
+
+class Outcome(StrEnum):
+    """What a finished call says about the agent that was called."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+
+
+def worth_retrying(error: BaseException) -> bool:
+    """`is_retryable`, and a group is worth it only if all that is in it is."""
+    if isinstance(error, ExceptionGroup):
+        return all(worth_retrying(inner) for inner in error.exceptions)
+    return is_retryable(error)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """How the breaker scores this error."""
+    if not isinstance(error, Exception) or _is_control_flow(error):
+        return Outcome.IGNORED
+    if isinstance(error, BreakerOpen | BulkheadFull):
+        return Outcome.IGNORED
+    if worth_retrying(error) or isinstance(error, AgentError | InvalidValue):
+        return Outcome.FAILURE
+    if isinstance(error, HoldfastError) or _is_client_mistake(error):
+        return Outcome.IGNORED
+    return Outcome.FAILURE
+
+
+def falls_through(error: BaseException) -> bool:
+    """Whether the next link, and in the end the last resort, may answer in place of this error."""
+    if not isinstance(error, Exception) or _is_control_flow(error):
+        return False
+    return not isinstance(error, HoldfastError) or isinstance(error, AgentError | InvalidValue)
+
+
+def _is_client_mistake(error: Exception) -> bool:
+    status = getattr(error, "status_code", None)
+    return isinstance(status, int) and 400 <= status < 500
+
+
+def _is_control_flow(error: Exception) -> bool:
+    # LangGraph speaks to its own loop by exceptions. It is not imported for this: if it is not loaded, none can arrive.
+    module = sys.modules.get("langgraph.errors")
+    return module is not None and isinstance(error, module.GraphBubbleUp)

@@ -1,0 +1,139 @@
+"""What came of a run, gathered from its last state, the ledger and the timeline."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
+
+from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, Verdict
+from checkpoints.events import Entry
+from checkpoints.runs import CheckpointRow, Run, RunStatus
+
+__all__ = ["RunResult", "one_line", "plain"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One run as it stands now.
+
+    `state` is the newest saved state, which a failed run has as far as it came; `home` the flag, if any, that a command
+    line needs to find the run.
+    """
+
+    run: Run
+    state: Mapping[str, Any]
+    orders: tuple[Order, ...]
+    portfolio: Portfolio
+    checkpoints: tuple[CheckpointRow, ...]
+    timeline: tuple[Entry, ...]
+    resumed_from: str | None = None
+    home: str = ""
+
+    @property
+    def plan(self) -> TradePlan | None:
+        return self.state.get("plan")
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return self.state.get("verdict")
+
+    @property
+    def traded(self) -> tuple[Order, ...]:
+        """Orders that are at the broker, or may be."""
+        kept = {OrderStatus.FILLED, OrderStatus.OPEN, OrderStatus.SENDING, OrderStatus.UNKNOWN}
+        return tuple(order for order in self.orders if order.status in kept)
+
+    @property
+    def action(self) -> str:
+        """BUY or SELL where an order went out, HOLD otherwise."""
+        return self.traded[0].intent.side.name if self.traded else "HOLD"
+
+    @property
+    def quantity(self) -> Decimal:
+        """Units ordered."""
+        return sum((order.intent.quantity for order in self.traded), Decimal(0))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it came out so: the error of a run that failed, else the plan's reasons and what became of it."""
+        if self.run.status is RunStatus.FAILED:
+            return (self.run.error,)
+        planned = self.plan.reasons if self.plan else ()
+        return tuple(dict.fromkeys((*planned, *self.state.get("notes", ()))))
+
+    @property
+    def resume_command(self) -> str | None:
+        """The command that goes on with the run, or None where nothing is left to do."""
+        if self.run.status is RunStatus.FINISHED:
+            return None
+        return f"python -m graph.run --resume {self.run.run_id}{self.home}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The machine-readable form; money and quantities become numbers."""
+        return {
+            "run_id": self.run.run_id,
+            "workflow": self.run.workflow,
+            "symbol": self.run.symbol,
+            "as_of_ns": self.run.as_of_ns,
+            "status": str(self.run.status),
+            "error": self.run.error or None,
+            "decision": {"action": self.action, "quantity": float(self.quantity), "reasons": list(self.reasons)},
+            "gate": {
+                "verdict": str(self.verdict.outcome) if self.verdict else None,
+                "checks": [_check(check) for check in self.verdict.checks] if self.verdict else [],
+            },
+            "orders": [_order(order) for order in self.orders],
+            "checkpoints": [
+                {"id": row.checkpoint_id, "before": row.before, "saved_at": row.saved_at} for row in self.checkpoints
+            ],
+            "resumed_from": self.resumed_from,
+            "resume_command": self.resume_command,
+        }
+
+
+def one_line(text: object) -> str:
+    """Text from wherever on one line, and without what a terminal would take for a command."""
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in " ".join(str(text).split()))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: dataclasses as objects, decimals as numbers, enums as their values.
+
+    JSON knows neither infinity nor NaN: those become text.
+    """
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(each) for name, each in asdict(value).items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return getattr(value, "value", value)
+
+
+def _check(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "passed": check.passed,
+        "value": plain(check.value),
+        "limit": plain(check.limit),
+        "reason": check.reason,
+    }
+
+
+def _order(order: Order) -> dict[str, Any]:
+    return {
+        "client_order_id": order.client_order_id,
+        "side": str(order.intent.side),
+        "quantity": float(order.intent.quantity),
+        "price": float(order.price if order.price is not None else order.intent.reference_price),
+        "status": str(order.status),
+        "filled": float(order.filled),
+        "fee": float(order.fee),
+        "reason": order.reason,
+        "checks": [_check(check) for check in order.checks],
+    }

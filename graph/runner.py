@@ -1,0 +1,217 @@
+"""Start, resume, finish: one decision from its registration to its result, whatever happened to the last attempt."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from langgraph.errors import GraphDrained
+from langgraph.runtime import RunControl
+
+from agents.domain import Portfolio
+from agents.errors import CriticalDegradation, HoldfastError
+from checkpoints.runs import Run, RunStatus, check_fingerprint
+from graph.app import App, Compiled
+from graph.config import Settings, load_settings
+from graph.feed import Feed, FileFeed, SimulatedFeed
+from graph.nodes import SHARED_ACCOUNT
+from graph.report import write_report
+from graph.result import RunResult
+from graph.telemetry import CURRENT_RUN
+
+__all__ = ["Market", "Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """Where a command's bars come from: files by symbol, or, without files, the simulated market of a seed."""
+
+    symbols: tuple[str, ...]
+    files: Mapping[str, Path]
+    seed: int
+
+    def feed(self, settings: Settings) -> Feed:
+        """The feed of these symbols; raises BadBars for a file that is no history of bars."""
+        if self.files:
+            return FileFeed(self.files, window=settings.window, calendar=settings.calendar)
+        return SimulatedFeed(self.seed, window=settings.window, symbols=self.symbols)
+
+    def as_json(self) -> dict[str, Any]:
+        """What a run keeps, to find its market again."""
+        files = {symbol: str(path.absolute()) for symbol, path in self.files.items()}
+        return {"symbols": list(self.symbols), "files": files, "seed": self.seed}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Market":
+        """The reverse of `as_json`."""
+        files = {symbol: Path(path) for symbol, path in data["files"].items()}
+        return cls(tuple(data["symbols"]), files, data["seed"])
+
+
+class Runner:
+    """Runs workflows in this process, at most `settings.concurrency` at once."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._controls: set[RunControl] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Let every run finish the step that it is in, and start no other."""
+        self._stopping = True
+        for control in self._controls:
+            control.request_drain()
+
+    async def start_all(self, market: Market, keep: Callable[[RunResult], Any] = lambda result: result) -> list[Any]:
+        """One run for each symbol. A run that fails is a result with its error; the others go on.
+
+        Of each result is kept what `keep` makes of it when its run ends, in the order of the symbols: a thousand
+        results with their states are more than many machines have memory for.
+
+        Raises:
+            InputError: the market's data cannot be used; nothing was started.
+            StorageError: the database failed; all runs were stopped where they were.
+        """
+        app = self._app
+        feed = await asyncio.to_thread(market.feed, app.settings)
+        compiled = app.trade(app.settings, feed)
+        await app.desk(app.settings).recover(lambda run_id: not app.manager.is_held(run_id))
+        opening = await app.ledger.portfolio(SHARED_ACCOUNT) if market.files else None
+        slots = asyncio.Semaphore(app.settings.concurrency)
+
+        async def one(symbol: str) -> Any:
+            async with slots:
+                if self._stopping:
+                    return None
+                return keep(await self._start(compiled, market, feed.view(symbol), opening))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(symbol)) for symbol in market.symbols]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+        return [result for task in tasks if (result := task.result()) is not None]
+
+    async def _start(self, compiled: Compiled, market: Market, view: Any, opening: Portfolio | None) -> RunResult:
+        app = self._app
+        run = await app.manager.begin(
+            workflow="trade",
+            symbol=view.symbol,
+            as_of_ns=view.as_of_ns,
+            fingerprint=compiled.fingerprint,
+            parameters={"market": market.as_json(), "settings": app.settings.shaping()},
+            account=SHARED_ACCOUNT if market.files else None,
+        )
+        with app.manager.claim(run.run_id) as folder:
+            await app.ledger.open_account(run.account, app.settings.cash)
+            portfolio = opening or await app.ledger.portfolio(run.account)
+            state = {"symbol": view.symbol, "view": view, "portfolio": portfolio}
+            app.recorder.note(run.run_id, "RunStarted")
+            return await self._drive(run, compiled, folder, state)
+
+    async def resume(self, identifier: str) -> RunResult:
+        """Go on with a run, by its id or by one of its checkpoints'. A finished run is only reported.
+
+        Raises:
+            CheckpointNotFound, RunLeased, FingerprintMismatch: it cannot be gone on with; nothing was changed.
+        """
+        app = self._app
+        point = await app.manager.locate(identifier)
+        run = point.run
+        with app.manager.claim(run.run_id) as folder:
+            run = await app.manager.run(run.run_id)  # as it is now that nobody else works on it
+            market = Market.from_json(run.parameters["market"])
+            settings = load_settings(None, home=app.settings.home, **run.parameters["settings"])
+            fresh = not await app.manager.has_checkpoint(run.run_id)
+            feed = await asyncio.to_thread(market.feed, settings) if fresh else _NoFeed()
+            compiled = app.trade(settings, feed)
+            check_fingerprint(run, compiled.fingerprint)
+            if run.status is RunStatus.FINISHED and point.checkpoint_id is None:
+                return await self._result(run, compiled, identifier)
+            await app.ledger.open_account(run.account, settings.cash)
+            state = await self._first_state(run, feed) if fresh else None
+            await app.manager.mark(run.run_id, RunStatus.RUNNING)
+            CURRENT_RUN.set(run.run_id)
+            app.recorder.note(run.run_id, "RunResumed", checkpoint=point.checkpoint_id or "head", was=str(run.status))
+            await app.desk(settings).recover(lambda run_id: run_id == run.run_id or not app.manager.is_held(run_id))
+            rewind_to = point.checkpoint_id or await self._before_swarm(run, compiled)
+            return await self._drive(run, compiled, folder, state, rewind_to=rewind_to, resumed_from=identifier)
+
+    async def _before_swarm(self, run: Run, compiled: Compiled) -> str | None:
+        """For a run that failed because too many analysts were missing: the state before they were asked.
+
+        Their outages are saved as answers, and would only fail the run again.
+        """
+        if run.status is not RunStatus.FAILED or not run.error.startswith(CriticalDegradation.__name__):
+            return None
+        rows = await self._app.manager.checkpoints(run.run_id, compiled.graph)
+        return next((row.checkpoint_id for row in reversed(rows) if row.before == "analyst"), None)
+
+    async def _first_state(self, run: Run, feed: Feed) -> dict[str, Any]:
+        """The input of a run that was killed before anything of it was saved."""
+        view = feed.view(run.symbol)
+        if view.as_of_ns != run.as_of_ns:
+            raise HoldfastError(
+                f"the bars of {run.symbol} have changed since run {run.run_id} was started, and nothing of it was"
+                " saved; nothing was resumed; start a new run"
+            )
+        portfolio = await self._app.ledger.portfolio(run.account)
+        return {"symbol": run.symbol, "view": view, "portfolio": portfolio}
+
+    async def _drive(
+        self,
+        run: Run,
+        compiled: Compiled,
+        folder: Path,
+        state: Mapping[str, Any] | None,
+        *,
+        rewind_to: str | None = None,
+        resumed_from: str | None = None,
+    ) -> RunResult:
+        """Let the graph run to its end, to a stop, or to an error; write down which, and the report."""
+        app, control = self._app, RunControl()
+        config: dict[str, Any] = {"configurable": {"thread_id": run.run_id, "account": run.account}}
+        if rewind_to is not None:
+            config["configurable"]["checkpoint_id"] = rewind_to
+        self._controls.add(control)
+        if self._stopping:  # asked while the run was being set up
+            control.request_drain()
+        status, error = RunStatus.FINISHED, ""
+        try:
+            await compiled.graph.ainvoke(state, config, durability="sync", control=control)
+        except GraphDrained:
+            status = RunStatus.STOPPED
+        except Exception as failure:  # noqa: BLE001 - whatever a node raised: the run failed, and is told so
+            status, error = RunStatus.FAILED, f"{type(failure).__name__}: {failure}"
+        finally:
+            self._controls.discard(control)
+        run = await app.manager.mark(run.run_id, status, error)
+        app.recorder.note(run.run_id, f"Run{status.capitalize()}", error=error)
+        await app.recorder.flush(run.run_id)
+        result = await self._result(run, compiled, resumed_from)
+        with suppress(OSError):  # what the report would say is in the database: a full disk must not undo the run
+            await asyncio.to_thread(write_report, folder, result)
+        return result
+
+    async def _result(self, run: Run, compiled: Compiled, resumed_from: str | None) -> RunResult:
+        app = self._app
+        snapshot = await compiled.graph.aget_state({"configurable": {"thread_id": run.run_id}})
+        return RunResult(
+            run=run,
+            state=snapshot.values,
+            orders=await app.ledger.orders(run.run_id),
+            portfolio=await app.ledger.portfolio(run.account),
+            checkpoints=await app.manager.checkpoints(run.run_id, compiled.graph),
+            timeline=await app.timeline.entries(run.run_id),
+            home=app.settings.home_flag,
+            resumed_from=resumed_from,
+        )
+
+
+class _NoFeed:
+    """A run that has a checkpoint carries its own market view, and needs no feed."""
+
+    def view(self, symbol: str) -> Any:
+        raise HoldfastError(f"the run of {symbol} has no market view in its saved state; nothing can be decided on it")

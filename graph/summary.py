@@ -1,0 +1,146 @@
+"""What is printed at the end: the decision, the gate's table, orders, checkpoints, and how to go on."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from agents.domain import Check
+from checkpoints.runs import CheckpointRow, Run, RunStatus
+from graph.result import RunResult, one_line
+from graph.workflow import Workflow
+
+__all__ = ["brief", "print_checkpoints", "print_line", "print_result", "print_runs", "print_workflows"]
+
+
+def brief(result: RunResult) -> str:
+    """A run in one line, for commands with many of them."""
+    end = f"{result.run.run_id}  {result.run.status}  {_headline(result)}"
+    return end if not result.run.error else f"{end}  {one_line(result.run.error)}"
+
+
+def print_line(line: str) -> None:
+    """Print a line as it is."""
+    _say(_console(), line)
+
+
+def _headline(result: RunResult) -> str:
+    if not result.traded:
+        return f"{result.action} {result.run.symbol}"
+    price = f" at {result.traded[0].price:f}" if result.traded[0].price else ""
+    return f"{result.action} {result.quantity:f} {result.run.symbol}{price}"
+
+
+def print_result(result: RunResult) -> None:
+    """Print a run's summary."""
+    console = _console()
+    console.print(f"\nRun       {result.run.run_id} ({result.run.status})", highlight=False)
+    if result.run.status is not RunStatus.FINISHED:
+        _print_stop(console, result)
+    else:
+        console.print(f"Decision  {_headline(result)}", highlight=False)
+        for reason in result.reasons:
+            _say(console, f"          {one_line(reason)}")
+    if result.verdict is not None:
+        _print_checks(console, f"Quality gate: {result.verdict.outcome}", result.verdict.checks)
+    _print_orders(console, result)
+    _print_rows(console, result.checkpoints)
+    console.print(f"Report    runs/{result.run.run_id}/report.md in the home folder", highlight=False)
+
+
+def _print_stop(console: Any, result: RunResult) -> None:
+    if result.run.error:
+        _say(console, f"Failed    {one_line(result.run.error)}")
+    else:
+        console.print("Stopped   before the next step, as asked; everything done so far is kept", highlight=False)
+    console.print(f"Resume    {result.resume_command}", highlight=False)
+
+
+def _print_checks(console: Any, title: str, checks: Sequence[Check]) -> None:
+    table = _table(title, "check", "", "value", "limit", "reason")
+    for check in checks:
+        _add(table, check.name, "ok" if check.passed else "FAILED", check.value, check.limit, check.reason)
+    console.print(table)
+
+
+def _print_orders(console: Any, result: RunResult) -> None:
+    if not result.orders:
+        return
+    table = _table("Orders", "client order id", "side", "quantity", "price", "status", "reason")
+    for order in result.orders:
+        price = order.price if order.price is not None else order.intent.reference_price
+        quantity = f"{order.intent.quantity:f}"
+        _add(table, order.client_order_id, order.intent.side, quantity, f"{price:f}", order.status, order.reason)
+    console.print(table)
+    _print_checks(console, "Risk checks", result.orders[-1].checks)
+
+
+def print_checkpoints(run: Run, rows: Sequence[CheckpointRow]) -> None:
+    """Print a run's checkpoints."""
+    console = _console()
+    console.print(f"Run       {run.run_id} ({run.status})", highlight=False)
+    _print_rows(console, rows)
+
+
+def _print_rows(console: Any, rows: Sequence[CheckpointRow]) -> None:
+    table = _table("Checkpoints", "id", "saved at", "stands before")
+    for row in rows:
+        _add(table, row.checkpoint_id, row.saved_at, row.before)
+    console.print(table)
+
+
+def print_runs(runs: Sequence[Run]) -> None:
+    """Print the registry."""
+    console = _console()
+    if not runs:
+        console.print("no runs yet in this home; start one with: python -m graph.run --workflow trade", highlight=False)
+        return
+    table = _table("Runs", "run", "status", "symbol", "started", "error")
+    for run in runs:
+        started = datetime.fromtimestamp(run.created_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
+        _add(table, run.run_id, run.status, run.symbol, started, run.error)
+    console.print(table)
+
+
+def print_workflows(workflows: Iterable[Workflow]) -> None:
+    """Print the registry of workflows."""
+    console = _console()
+    for workflow in workflows:
+        console.print(f"{workflow.name}  {workflow.description}", highlight=False, markup=False)
+
+
+def _say(console: Any, line: str) -> None:
+    """One line as it is: neither wrapped nor read as markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _add(table: Any, *cells: object) -> None:
+    """A row of plain text: what an agent or a venue wrote is not read as markup."""
+    from rich.text import Text  # noqa: PLC0415
+
+    table.add_row(*(Text(one_line(cell)) for cell in cells))
+
+
+def _console() -> Any:
+    from rich.console import Console  # noqa: PLC0415 - not needed for --json
+
+    console: Any = Console()
+    if not console.is_terminal:  # rich then assumes 80 columns and cuts ids in two; ids are there to be copied
+        console = Console(width=160)
+    console.on_broken_pipe = _gone
+    return console
+
+
+def _gone() -> None:
+    """The reader of our output has gone: rich would end the process with the code of a failed run."""
+    raise BrokenPipeError
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for name in columns:
+        whole = name in {"id", "run", "client order id", "check", "status", "side"}
+        table.add_column(name, no_wrap=whole, overflow="fold")
+    return table

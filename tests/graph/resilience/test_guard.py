@@ -1,0 +1,697 @@
+"""What a guard does, on both of its ways: the inlined first attempt, and the full chain."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+import inspect
+import logging
+import typing
+
+import pytest
+
+from agents.errors import (
+    AgentTimeout,
+    AgentUnavailable,
+    BreakerOpen,
+    BrokerUnavailable,
+    BulkheadFull,
+    ConfigError,
+    DeadlineExceeded,
+    FallbackExhausted,
+    InvalidValue,
+    OrderRefused,
+)
+from graph.resilience import (
+    AttemptFailed,
+    AttemptStarted,
+    AttemptSucceeded,
+    Breaker,
+    BreakerClosed,
+    BreakerHalfOpened,
+    BreakerOpened,
+    BreakerState,
+    Budget,
+    CallRejected,
+    DeadlineExpired,
+    FallbackUsed,
+    Guard,
+    LastResortUsed,
+    Retry,
+    RetryScheduled,
+    TimedOut,
+    time_left,
+)
+
+STEADY = Retry(jitter=(1.0, 1.0))
+
+
+class Agent:
+    """Answers what it is told to: a value, an error to raise, or a number of seconds to take first."""
+
+    def __init__(self, *script, name="agent"):
+        self.script = list(script)
+        self.calls = 0
+        self.__name__ = name
+
+    def fn(self):
+        async def agent(*args, **kwargs):
+            self.calls += 1
+            step = self.script[min(self.calls, len(self.script)) - 1]
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+                return "slow"
+            if isinstance(step, BaseException):
+                raise step
+            return step
+
+        agent.__name__ = self.__name__
+        return agent
+
+
+async def answer(*args, **kwargs):
+    return args, kwargs
+
+
+async def down():
+    raise ConnectionError("down")
+
+
+async def hang():
+    await asyncio.Event().wait()
+
+
+async def test_passes_arguments_and_returns_the_answer(path):
+    guard = Guard("trend", **path)
+    assert await guard(answer, 1, self=2, primary=3) == ((1,), {"self": 2, "primary": 3})
+
+
+async def test_retries_what_is_worth_it_with_growing_waits(path, now):
+    agent, began = Agent(ConnectionError("1"), ConnectionError("2"), "ok"), now()
+    assert await Guard("trend", retry=STEADY, **path)(agent.fn()) == "ok"
+    assert agent.calls == 3
+    assert now() - began == pytest.approx(1 + 2)
+
+
+async def test_the_original_error_comes_out_with_a_note_on_the_attempts(path):
+    error = ConnectionError("down")
+    with pytest.raises(ConnectionError) as caught:
+        await Guard("trend", **path)(Agent(error).fn())
+    assert caught.value is error
+    assert error.__notes__ == ["guard 'trend': 3 attempts, no fallback"]
+
+
+async def test_an_error_that_is_raised_again_and_again_does_not_collect_notes(path):
+    guard, error = Guard("trend", retry=None, breaker=None, **path), ValueError("same")
+    for _ in range(5):
+        with pytest.raises(ValueError, match="same"):
+            await guard(Agent(error).fn())
+    assert len(error.__notes__) == 1
+
+
+async def test_a_programming_error_is_not_retried_but_the_fallback_answers_and_the_breaker_counts(path):
+    guard = Guard("trend", fallbacks=[answer], **path)
+    agent = Agent(ValueError("bug"))
+    for _ in range(5):
+        assert await guard(agent.fn()) == ((), {})
+    assert agent.calls == 5
+    assert guard.breakers["trend"].state is BreakerState.OPEN
+
+
+async def test_a_refusal_ends_the_call_at_once_and_scores_nothing(path):
+    agent = Agent(OrderRefused("no"))
+    guard = Guard("broker", fallbacks=[answer], last_resort=lambda: "never", **path)
+    for _ in range(6):
+        with pytest.raises(OrderRefused):
+            await guard(agent.fn())
+    assert guard.breakers["broker"].state is BreakerState.CLOSED
+    assert guard.breakers["broker"].failures == 0
+    assert agent.calls == 6
+
+
+async def test_an_order_of_unknown_fate_is_asked_about_again_but_never_given_to_another(path):
+    agent = Agent(BrokerUnavailable("no answer"))
+    guard = Guard("broker", retry=STEADY, fallbacks=[answer], last_resort=lambda: "never", **path)
+    with pytest.raises(BrokerUnavailable):
+        await guard(agent.fn())
+    assert agent.calls == 3
+    assert guard.breakers["broker"].failures == 3
+
+
+async def test_an_invalid_value_is_the_agents_failure(path):
+    guard = Guard("trend", fallbacks=[answer], **path)
+    assert await guard(Agent(InvalidValue("stance 7")).fn()) == ((), {})
+    assert guard.breakers["trend"].failures == 1
+
+
+async def test_attempts_time_out_and_are_retried(path, now):
+    agent, began = Agent(100.0, "ok"), now()
+    assert await Guard("trend", attempt_timeout=10, retry=STEADY, **path)(agent.fn()) == "ok"
+    assert now() - began == pytest.approx(10 + 1)
+
+
+async def test_timeouts_raise_agent_timeout_without_fallback(path):
+    with pytest.raises(AgentTimeout, match="'trend' gave no answer within 10 s"):
+        await Guard("trend", attempt_timeout=10, retry=None, **path)(hang)
+
+
+async def test_an_answer_just_in_time_counts(path):
+    assert await Guard("trend", attempt_timeout=10, retry=None, **path)(Agent(9.999).fn()) == "slow"
+
+
+@pytest.mark.parametrize("attempt_timeout", [None, 4.0, 30.0])
+async def test_the_deadline_bounds_everything(path, now, attempt_timeout):
+    guard, began = Guard("trend", deadline=10, attempt_timeout=attempt_timeout, fallbacks=[hang], **path), now()
+    with pytest.raises(DeadlineExceeded, match="'trend' did not answer within 10 s in total"):
+        await guard(hang)
+    assert now() - began == pytest.approx(10)
+
+
+async def test_deadlines_trip_the_breaker_of_an_agent_that_used_them_up(path):
+    guard = Guard("trend", deadline=10, attempt_timeout=None, **path)
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            await guard(hang)
+    with pytest.raises(BreakerOpen):
+        await guard(hang)
+
+
+async def test_a_retry_that_could_not_begin_before_the_deadline_is_not_waited_for(path, now):
+    guard, began = Guard("trend", deadline=2.5, retry=STEADY, fallbacks=[answer], **path), now()
+    assert await guard(down) == ((), {})
+    assert now() - began == pytest.approx(1)  # the second wait would be 2 s, and 1.5 s are left
+
+
+async def test_the_last_resort_answers_after_the_deadline(path, now):
+    guard = Guard("trend", deadline=10, attempt_timeout=None, last_resort=lambda view: f"rules for {view}", **path)
+
+    async def hanging(view):
+        await hang()
+
+    assert await guard(hanging, "BTC") == "rules for BTC"
+
+
+async def test_the_last_resort_may_be_async_and_its_failure_is_reported_with_all_others(path):
+    async def local():
+        return "local"
+
+    assert await Guard("trend", retry=None, last_resort=local, **path)(down) == "local"
+
+    def broken():
+        raise KeyError("rules")
+
+    with pytest.raises(FallbackExhausted, match="its last resort too") as caught:
+        await Guard("trend", retry=None, last_resort=broken, **path)(down)
+    assert [type(error) for error in caught.value.errors] == [ConnectionError, KeyError]
+
+
+async def test_an_async_last_resort_that_hangs_is_cut_off(path, now):
+    began = now()
+    with pytest.raises(FallbackExhausted):
+        await Guard("trend", attempt_timeout=7, retry=None, last_resort=hang, **path)(down)
+    assert now() - began == pytest.approx(7)
+
+
+async def test_fallbacks_have_their_own_retry_and_breaker(path):
+    cheaper, rules = Agent(ConnectionError("cheaper"), name="cheaper"), Agent("rules", name="rules")
+    guard = Guard("trend", fallbacks=[cheaper.fn(), rules.fn()], **path)
+    assert list(guard.breakers) == ["trend", "trend/cheaper", "trend/rules"]
+    asked = await guard.ask(down)
+    assert (asked.value, asked.link, asked.attempts) == ("rules", "trend/rules", 3 + 3 + 1)
+    assert [str(error) for error in asked.errors] == ["down", "cheaper"]
+    assert cheaper.calls == 3
+    assert guard.breakers["trend"].failures == 3
+    assert guard.breakers["trend/cheaper"].failures == 3
+    assert guard.breakers["trend/rules"].failures == 0
+
+
+async def test_link_names_fall_back_to_numbers():
+    guard = Guard("trend", fallbacks=[answer, answer, lambda: 1, functools.partial(answer)])
+    assert list(guard.breakers) == ["trend", "trend/answer", "trend/fallback-2", "trend/fallback-3", "trend/fallback-4"]
+
+
+async def test_exhausted_chains_keep_every_error_in_one_group(path):
+    with pytest.raises(FallbackExhausted) as caught:
+        await Guard("trend", retry=None, fallbacks=[Agent(ValueError("bug")).fn()], **path)(down)
+    assert [repr(error) for error in caught.value.errors] == ["ConnectionError('down')", "ValueError('bug')"]
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert caught.value.__cause__.exceptions == caught.value.errors
+    assert "trend/agent: ValueError: bug" in str(caught.value)
+
+
+async def test_a_retry_that_meets_an_open_breaker_stops_at_once(path, now):
+    agent, began = Agent(ConnectionError("down")), now()
+    guard = Guard(
+        "trend", retry=Retry(max_attempts=10), breaker=Breaker(failure_threshold=1), fallbacks=[answer], **path
+    )
+    assert await guard(agent.fn()) == ((), {})
+    assert agent.calls == 1
+    assert now() == began
+    assert await guard(agent.fn()) == ((), {})
+    assert agent.calls == 1
+
+
+async def test_an_open_breaker_rejects_with_a_fresh_error_each_time(path):
+    guard = Guard("trend", retry=None, breaker=Breaker(failure_threshold=1), **path)
+    with pytest.raises(ConnectionError):
+        await guard(down)
+    caught = []
+    for _ in range(2):
+        with pytest.raises(BreakerOpen, match=r"is open \(failures in a row: 1;.*let through again in 60.0 s") as info:
+            await guard(answer)
+        caught.append(info.value)
+    assert caught[0] is not caught[1]
+
+
+async def test_a_breaker_recovers_through_the_guard(path):
+    guard = Guard("trend", retry=None, **path)
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            await guard(down)
+    await asyncio.sleep(60)
+    await guard(answer)
+    assert guard.breakers["trend"].state is BreakerState.HALF_OPEN
+    await guard(answer)
+    assert guard.breakers["trend"].state is BreakerState.CLOSED
+
+
+async def test_a_late_answer_from_before_a_trip_counts_for_nothing(path):
+    guard = Guard("trend", retry=None, **path)
+    breaker = guard.breakers["trend"]
+    late = asyncio.create_task(guard(Agent(10.0).fn()))
+    await asyncio.sleep(1)
+    for failures in (5, 4):
+        breaker.release()
+        for _ in range(failures):
+            with pytest.raises(ConnectionError):
+                await guard(down)
+    assert await late == "slow"
+    assert (breaker.failures, breaker.answers) == (4, 0)
+
+
+async def test_a_thousand_waiting_calls_at_the_half_open_moment_send_one_probe(path):
+    guard, agent = Guard("trend", retry=None, **path), Agent(1.0)
+    for _ in range(5):
+        with pytest.raises(ConnectionError):
+            await guard(down)
+    await asyncio.sleep(60)
+    results = await asyncio.gather(*(guard(agent.fn()) for _ in range(1000)), return_exceptions=True)
+    assert agent.calls == 1
+    assert sum(isinstance(result, BreakerOpen) for result in results) == 999
+
+
+async def test_slow_answers_open_a_breaker_that_looks_at_them(path):
+    guard = Guard("trend", breaker=Breaker(slow_seconds=2, slow_rate=0.5, calls_min=4), **path)
+    for _ in range(4):
+        await guard(Agent(3.0).fn())
+    assert guard.breakers["trend"].state is BreakerState.OPEN
+    assert guard.breakers["trend"].reason == "4 of 4 calls in 60 s took over 2 s"
+
+
+async def test_rates_forget_what_is_old_on_both_ways(path):
+    policy = Breaker(failure_threshold=100, failure_rate=0.75, calls_min=4, window_seconds=60)
+    guard = Guard("trend", retry=None, breaker=policy, **path)
+    for _ in range(3):
+        await guard(answer)
+    await asyncio.sleep(61)
+    await guard(answer)
+    for _ in range(3):
+        assert guard.breakers["trend"].state is BreakerState.CLOSED
+        with pytest.raises(ConnectionError):
+            await guard(down)
+    assert guard.breakers["trend"].reason == "3 of 4 calls in 60 s failed"
+
+
+async def test_a_clock_that_jumps_during_a_call_is_a_timeout_and_nothing_worse(path):
+    guard = Guard("trend", attempt_timeout=5, retry=None, **path)
+
+    async def suspended():
+        asyncio.get_running_loop()._now += 3600  # the machine was asleep
+        await asyncio.sleep(1)
+
+    with pytest.raises(AgentTimeout):
+        await guard(suspended)
+    assert await guard(answer) == ((), {})
+
+
+async def test_rejections_and_failures_leave_nothing_to_collect(path):
+    guards = [
+        Guard("alone", retry=None, breaker=None, **path),
+        Guard("retried", retry=Retry(base_seconds=0), breaker=None, **path),
+        Guard("chain", retry=None, breaker=None, fallbacks=[down], **path),
+        Guard("local", retry=None, breaker=None, last_resort=lambda: 1, **path),
+        Guard("open", retry=None, **path),
+    ]
+    guards[-1].breakers["open"].isolate("test")
+    slow = [
+        Guard("timeout", attempt_timeout=1, retry=None, breaker=None, **path),
+        Guard("deadline", deadline=1, retry=None, breaker=None, **path),
+    ]
+
+    async def fail_all():
+        for guard in guards + slow:
+            with contextlib.suppress(Exception):
+                await guard(hang if guard in slow else down)
+
+    await fail_all()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            await fail_all()
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
+
+
+async def test_no_breaker_no_retry_no_limits_is_a_plain_call(path):
+    guard = Guard("trend", breaker=None, retry=None, attempt_timeout=None, **path)
+    assert guard.breakers == {}
+    assert await guard(answer, 1) == ((1,), {})
+    with pytest.raises(ConnectionError):
+        await guard(down)
+
+
+async def test_the_bulkhead_refuses_the_call_too_many(path):
+    guard = Guard("trend", bulkhead=2, **path)
+    results = await asyncio.gather(*(guard(Agent(1.0).fn()) for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [str, str, BulkheadFull]
+    assert await guard(answer) == ((), {})
+
+
+async def test_the_bulkhead_keeps_the_place_of_a_call_that_retries(path):
+    guard = Guard("trend", bulkhead=1, **path)
+    first = asyncio.create_task(guard(Agent(ConnectionError(), 5.0).fn()))
+    await asyncio.sleep(0.1)
+    with pytest.raises(BulkheadFull):
+        await guard(answer)
+    assert await first == "slow"
+    assert await guard(answer) == ((), {})
+
+
+async def test_a_full_bulkhead_leaves_the_last_resort(path):
+    guard = Guard("trend", bulkhead=1, last_resort=lambda: "rules", **path)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(guard(Agent(1.0).fn()))
+        second = group.create_task(guard(answer))
+    assert second.result() == "rules"
+
+
+async def test_an_answer_that_is_not_accepted_is_a_failure(path):
+    guard = Guard("trend", retry=STEADY, accept=lambda value: value != "nonsense", **path)
+    assert await guard(Agent("nonsense", "sense").fn()) == "sense"
+    with pytest.raises(AgentUnavailable, match="'trend' answered 'nonsense', which the guard does not accept"):
+        await guard(Agent("nonsense").fn())
+
+
+async def test_a_budget_shared_by_guards_ends_a_storm(path):
+    budget = Budget(ratio=0.1, reserve=2)
+    guards = [Guard(name, retry=Retry(budget=budget), breaker=None, **path) for name in ("one", "two")]
+    agent = Agent(ConnectionError("down"))
+    for _ in range(10):
+        for guard in guards:
+            with pytest.raises(ConnectionError):
+                await guard(agent.fn())
+    assert agent.calls == 20 + 2 + 1  # 20 calls; the reserve of 2, and a tenth of the calls made since
+
+
+async def test_testing_switches_the_waits_off_and_on_again(path, now):
+    guard, began = Guard("trend", breaker=None, **path), now()
+    with Guard.testing():
+        with pytest.raises(ConnectionError):
+            await guard(down)
+        assert now() == began
+    with pytest.raises(ConnectionError):
+        await guard(down)
+    assert now() > began
+
+
+@pytest.mark.parametrize("call", ["inner longer", "inner shorter"])
+async def test_a_nested_guard_can_only_shorten_the_deadline(path, now, call):
+    seen, began = [], now()
+    inner = Guard("inner", deadline=100 if call == "inner longer" else 3, attempt_timeout=None, retry=None, **path)
+    outer = Guard("outer", deadline=10, attempt_timeout=None, retry=None, **path)
+
+    async def look():
+        seen.append(time_left())
+        await hang()
+
+    async def nest():
+        await asyncio.sleep(2)
+        return await inner(look)
+
+    with pytest.raises(DeadlineExceeded):
+        await outer(nest)
+    assert seen == [pytest.approx(8 if call == "inner longer" else 3)]
+    assert now() - began == pytest.approx(10 if call == "inner longer" else 5)
+    assert time_left() is None
+
+
+async def test_the_inner_breaker_is_not_blamed_for_the_outer_deadline(path):
+    inner = Guard("inner", attempt_timeout=100, retry=None, **path)
+    outer = Guard("outer", deadline=1, attempt_timeout=None, breaker=None, **path)
+    for _ in range(6):
+        with pytest.raises(DeadlineExceeded):
+            await outer(inner.wrap(hang))
+    assert inner.breakers["inner"].state is BreakerState.CLOSED
+    assert inner.breakers["inner"].failures == 0
+
+
+async def test_a_guard_inside_a_used_up_deadline_does_not_call(path, heard):
+    agent = Agent("ok")
+    inner = Guard("inner", observers=[heard], **path)
+
+    async def swallow():
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            return await inner(agent.fn())
+
+    with pytest.raises(DeadlineExceeded):
+        await Guard("outer", deadline=1, attempt_timeout=None, retry=None, **path)(swallow)
+    assert agent.calls == 0
+    assert heard.kinds() == ["CallRejected"]
+    assert heard[0].reason == "deadline"
+
+
+async def test_the_same_guard_may_be_entered_twice_by_one_task(path, now):
+    guard, began = Guard("trend", attempt_timeout=5, retry=None, **path), now()
+
+    async def nest():
+        try:
+            await guard(hang)
+        except AgentTimeout:
+            return "inner"
+
+    async def later():
+        await asyncio.sleep(1)
+        return await guard(nest)
+
+    with pytest.raises(AgentTimeout):
+        await guard(later)
+    assert now() - began == pytest.approx(5)
+    assert await guard(answer) == ((), {})
+
+
+async def test_children_of_a_guarded_call_inherit_its_deadline(path):
+    async def child():
+        return time_left()
+
+    async def parent():
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(child())
+        return task.result()
+
+    assert await Guard("trend", deadline=10, **path)(parent) == pytest.approx(10)
+
+
+async def test_a_task_that_outlives_its_call_is_not_bound_by_it(path):
+    kept = []
+
+    async def child():
+        await asyncio.sleep(5)
+        return time_left()
+
+    async def parent(fail):
+        kept.append(asyncio.create_task(child()))
+        if fail:
+            raise ValueError
+
+    guard = Guard("trend", deadline=2, last_resort=lambda fail: None, **path)
+    await guard(parent, fail=False)
+    await guard(parent, fail=True)
+    assert [await task for task in kept] == [None, None]
+
+
+async def test_many_calls_with_many_lengths_each_time_out_in_their_own_time(path, now):
+    guard, began = Guard("trend", attempt_timeout=5, retry=None, breaker=None, **path), now()
+    ends = {}
+
+    async def one(start, length):
+        await asyncio.sleep(start)
+        try:
+            await guard(functools.partial(asyncio.sleep, length)) if length > 20 else await guard(Agent(length).fn())
+        except AgentTimeout:
+            ends[start, length] = now() - began
+
+    async with asyncio.TaskGroup() as group:
+        for start in range(20):
+            for length in (1.0, 4.9, 5.1, 30.0):
+                group.create_task(one(float(start), length))
+    assert ends == {(start, length): pytest.approx(start + 5) for start in range(20) for length in (5.1, 30.0)}
+
+
+# -- events
+
+
+async def test_a_healthy_call_is_told_as_started_and_succeeded(path, heard, now):
+    await Guard("trend", observers=[heard], **path)(Agent(2.0).fn())
+    assert heard == [
+        AttemptStarted("trend", "trend", 1000.0, 1),
+        AttemptSucceeded("trend", "trend", 1002.0, 1, pytest.approx(2.0)),
+    ]
+
+
+async def test_everything_that_happens_is_told_in_order(path, heard):
+    guard = Guard(
+        "trend",
+        attempt_timeout=5,
+        deadline=60,
+        retry=Retry(max_attempts=2, jitter=(1, 1)),
+        breaker=Breaker(failure_threshold=2),
+        fallbacks=[Agent(ValueError("bug"), name="cheaper").fn()],
+        last_resort=lambda: "rules",
+        observers=[heard],
+        **path,
+    )
+    assert await guard(Agent(100.0, ConnectionError("down")).fn()) == "rules"
+    assert heard.kinds() == [
+        "AttemptStarted",
+        "TimedOut",
+        "AttemptFailed",
+        "RetryScheduled",
+        "AttemptStarted",
+        "AttemptFailed",
+        "BreakerOpened",
+        "FallbackUsed",
+        "AttemptStarted",
+        "AttemptFailed",
+        "LastResortUsed",
+    ]
+    assert heard.of(TimedOut)[0] == TimedOut("trend", "trend", 1005.0, 1, 5)
+    assert [event.error_type for event in heard.of(AttemptFailed)] == ["AgentTimeout", "ConnectionError", "ValueError"]
+    assert heard.of(RetryScheduled)[0].delay_seconds == 1
+    assert heard.of(BreakerOpened)[0].open_seconds == 60
+    assert heard.of(FallbackUsed)[0] == FallbackUsed("trend", "trend/cheaper", 1006.0, 1)
+    assert heard.of(LastResortUsed)[0].error_type == "FallbackExhausted"
+
+
+async def test_deadlines_rejections_and_recoveries_are_told(path, heard):
+    guard = Guard(
+        "trend",
+        deadline=5,
+        attempt_timeout=None,
+        retry=None,
+        breaker=Breaker(failure_threshold=1),
+        observers=[heard],
+        **path,
+    )
+    with pytest.raises(DeadlineExceeded):
+        await guard(hang)
+    with pytest.raises(BreakerOpen):
+        await guard(answer)
+    await asyncio.sleep(60)
+    await guard(answer)
+    await guard(answer)
+    assert heard.kinds() == [
+        "AttemptStarted",
+        "AttemptFailed",
+        "BreakerOpened",
+        "DeadlineExpired",
+        "CallRejected",
+        "BreakerHalfOpened",
+        "AttemptStarted",
+        "AttemptSucceeded",
+        "AttemptStarted",
+        "AttemptSucceeded",
+        "BreakerClosed",
+    ]
+    assert heard.of(AttemptFailed)[0].error_type == "AgentTimeout"
+    assert heard.of(DeadlineExpired)[0].limit_seconds == pytest.approx(5)
+    assert heard.of(CallRejected)[0].reason == "breaker"
+    assert len(heard.of(BreakerHalfOpened)) == len(heard.of(BreakerClosed)) == 1
+
+
+async def test_isolating_by_hand_is_told(heard):
+    guard = Guard("trend", observers=[heard])
+    guard.breakers["trend"].isolate("deploy")
+    assert heard[0].reason == "deploy"
+    with pytest.raises(BreakerOpen, match=r"is isolated \(deploy\); calls are let through again when it is released"):
+        await guard(answer)
+
+
+async def test_an_observer_that_raises_is_logged_once_and_breaks_nothing(path, heard, caplog):
+    def broken(event):
+        raise RuntimeError("disk full")
+
+    guard = Guard("trend", observers=[broken, heard], **path)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert await guard(answer) == ((), {})
+    assert len(caplog.records) == 1
+    assert len(heard) == 6
+
+
+async def test_thousands_of_failures_are_all_told(path, heard):
+    guard = Guard("trend", retry=None, breaker=None, observers=[heard], **path)
+
+    async def failing(number):
+        raise ValueError(number)
+
+    await asyncio.gather(*(guard(failing, number) for number in range(3000)), return_exceptions=True)
+    assert {event.error for event in heard.of(AttemptFailed)} == {str(number) for number in range(3000)}
+
+
+# -- wrap
+
+
+async def test_wrap_keeps_name_signature_and_annotations():
+    async def node(state: dict[str, int], *, config: str = "") -> dict[str, int]:
+        """Add one."""
+        return {"n": state["n"] + 1}
+
+    wrapped = Guard("node").wrap(node)
+    assert wrapped.__name__ == "node"
+    assert wrapped.__doc__ == "Add one."
+    assert inspect.signature(wrapped) == inspect.signature(node)
+    assert typing.get_type_hints(wrapped) == typing.get_type_hints(node)
+    assert inspect.iscoroutinefunction(wrapped)
+    assert await wrapped({"n": 1}) == {"n": 2}
+
+
+async def test_wrap_takes_methods_partials_and_callable_objects():
+    class Node:
+        async def __call__(self, state: int) -> int:
+            return state + 1
+
+        async def method(self, state: int) -> int:
+            return state + 2
+
+    async def add(amount: int, state: int) -> int:
+        return state + amount
+
+    guard = Guard("node")
+    for fn, expected in ((Node(), 2), (Node().method, 3), (functools.partial(add, 3), 4)):
+        wrapped = guard.wrap(fn)
+        assert await wrapped(1) == expected
+        assert list(inspect.signature(wrapped).parameters) == ["state"]
+        assert typing.get_type_hints(wrapped)["state"] is int
+        assert wrapped.__name__ in {"node", "method"}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"deadline": 0}, {"attempt_timeout": -1.0}, {"bulkhead": 0}, {"deadline": float("nan")}]
+)
+def test_limits_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=f"'trend' has {next(iter(wrong))}"):
+        Guard("trend", **wrong)

@@ -1,0 +1,155 @@
+"""Settings: who wins, and that nothing is ignored in silence."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from agents.errors import ConfigError
+from graph.config import GuardPolicy, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text, name="given.toml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+class TestPrecedence:
+    def test_defaults(self, tmp_path):
+        settings = load_settings()
+        assert (settings.concurrency, settings.window, settings.calendar) == (8, 512, "auto")
+        assert settings.folder == tmp_path / ".holdfast"
+
+    def test_file_over_defaults_environment_over_file_flags_over_all(self, toml, monkeypatch):
+        path = toml("concurrency = 2\nwindow = 200\ncash = 5\n")
+        assert load_settings(path).concurrency == 2
+        monkeypatch.setenv("HOLDFAST_CONCURRENCY", "3")
+        monkeypatch.setenv("HOLDFAST_WINDOW", "300")
+        assert (load_settings(path).concurrency, load_settings(path).window) == (3, 300)
+        settings = load_settings(path, concurrency=4)
+        assert (settings.concurrency, settings.window, settings.cash) == (4, 300, 5)
+
+    def test_a_flag_that_was_not_given_is_none_and_says_nothing(self, toml):
+        assert load_settings(toml("concurrency = 2"), concurrency=None).concurrency == 2
+
+    def test_tables_are_merged_value_by_value(self, toml, monkeypatch):
+        path = toml("[risk]\nconcentration_share_max = 0.1\ndaily_loss_share_max = 0.01\n")
+        monkeypatch.setenv("HOLDFAST_RISK__DAILY_LOSS_SHARE_MAX", "0.02")
+        risk = load_settings(path).risk
+        assert (risk.concentration_share_max, risk.daily_loss_share_max) == (0.1, 0.02)
+        assert risk.order_notional_max == Settings().risk.order_notional_max
+
+    def test_the_home_has_its_own_file_and_one_that_is_given_goes_before(self, toml, tmp_path, monkeypatch):
+        toml("concurrency = 5", "house/holdfast.toml")
+        assert load_settings(home=tmp_path / "house").concurrency == 5
+        assert load_settings(toml("window = 200"), home=tmp_path / "house").concurrency == 8
+        monkeypatch.setenv("HOLDFAST_HOME", str(tmp_path / "house"))
+        assert (load_settings().concurrency, load_settings().home) == (5, tmp_path / "house")
+
+    def test_an_empty_variable_is_none(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("HOLDFAST_HOME", "")
+        monkeypatch.setenv("HOLDFAST_CONCURRENCY", "")
+        assert (load_settings().folder, load_settings().concurrency) == (tmp_path / ".holdfast", 8)
+
+    def test_lists_and_tables_of_the_environment_are_json(self, monkeypatch):
+        monkeypatch.setenv("HOLDFAST_REQUIRED", '["trend"]')
+        monkeypatch.setenv("HOLDFAST_GUARDS", '{"trend": {"max_attempts": 1}}')
+        settings = load_settings()
+        assert settings.required == ("trend",)
+        assert settings.guard("trend") == GuardPolicy(max_attempts=1)
+        assert settings.guard("breakout") == GuardPolicy()
+
+    def test_what_shapes_a_run_is_kept_and_loaded_again(self, toml, monkeypatch):
+        first = load_settings(toml('cash = "12.5"\nrequired = ["trend"]\n[risk]\nquantity_step = "0.5"\n'))
+        monkeypatch.setenv("HOLDFAST_CASH", "99")
+        monkeypatch.setenv("HOLDFAST_RISK__QUANTITY_MAX", "1")
+        monkeypatch.setenv("HOLDFAST_STRATEGY__ALLOW_SHORT", "true")
+        again = load_settings(None, **first.shaping())
+        assert again.shaping() == first.shaping()
+        assert (again.cash, again.risk.quantity_step, again.risk.quantity_max) == (
+            Decimal("12.5"),
+            Decimal("0.5"),
+            None,
+        )
+        assert again.strategy.allow_short is False
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("text", "named"),
+        [
+            ("concurency = 2", "concurency, which is no setting"),
+            ("[risk]\nmax = 2", "risk.max, which is no setting"),
+            ("[strategy]\nx = 2", "strategy.x"),
+            ("[gate]\nx = 2", "gate.x"),
+            ("[guards.trend]\ntimeout = 2", "guards.trend.timeout"),
+            ("concurrency = 0", "setting concurrency does not fit"),
+            ("concurrency = 1001", "setting concurrency does not fit"),
+            ('concurrency = "many"', "setting concurrency does not fit"),
+            ("window = 99", "setting window does not fit"),
+            ("cash = 0", "setting cash does not fit"),
+            ("cash = nan", "setting cash does not fit"),
+            ("cash = inf", "setting cash does not fit"),
+            ("required = 3", "setting required does not fit"),
+            ("risk = 3", "setting risk does not fit"),
+            ("guards = 3", "setting guards does not fit"),
+            ("guards.trend = 3", "setting guards.trend does not fit"),
+            ("[risk]\norder_notional_max = -1", "order_notional_max is -1"),
+            ("[risk]\norder_notional_max = nan", "order_notional_max is nan"),
+            ('[risk]\nquantity_step = "NaN"', "quantity_step"),
+            ("[strategy]\nstop_atr = 0", "strategy.stop_atr is 0"),
+            ("[gate]\ncoverage_min = inf", "gate.coverage_min is inf"),
+            ("[guards.trend]\nmax_attempts = 0", "max_attempts is 0"),
+            ("[guards.trend]\nattempt_timeout = inf", "attempt_timeout is inf"),
+            ("= 3", "cannot be used"),
+            ("home = 3", "setting home does not fit"),
+        ],
+    )
+    def test_one_line_that_names_it(self, toml, text, named):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(toml(text))
+        assert named in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "named"),
+        [
+            ("CONCURRENCY", "x", "setting concurrency does not fit"),
+            ("REQUIRED", "trend", 'value for field "required"'),
+            ("RISK", "{broken", 'value for field "risk"'),
+            ("RISK__TYPO", "1", "has risk.typo, which is no setting"),
+            ("GUARDS__TREND__TYPO", "1", "has guards.trend.typo, which is no setting"),
+            ("RISK__ORDER_NOTIONAL_MAX", "0", "order_notional_max is 0"),
+        ],
+    )
+    def test_of_the_environment(self, monkeypatch, name, value, named):
+        monkeypatch.setenv(f"HOLDFAST_{name}", value)
+        with pytest.raises(ConfigError) as caught:
+            load_settings()
+        assert named in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_files_that_cannot_be_read(self, tmp_path):
+        (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+        for path in (tmp_path / "none.toml", tmp_path, tmp_path / "bytes.toml"):
+            with pytest.raises(ConfigError, match=r"cannot be used: .*; nothing was run; correct the file"):
+                load_settings(path)
+
+    def test_a_home_that_is_no_folder(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        for home in (tmp_path / "file", tmp_path / "file" / "below"):
+            with pytest.raises(ConfigError, match="is a file; nothing was run"):
+                load_settings(home=home)
+        with pytest.raises(ConfigError, match="the home folder ~nobody-here/x cannot be told"):
+            load_settings(home=Path("~nobody-here/x"))

@@ -1,0 +1,87 @@
+"""What is printed at the end: complete, in lines that can be copied, and proof against any text."""
+
+from dataclasses import replace
+
+import pytest
+
+from checkpoints.runs import Run, RunStatus
+from graph import summary
+from graph.workflow import WORKFLOWS
+
+
+def printed(capsys, show, *arguments, **more):
+    show(*arguments, **more)
+    return capsys.readouterr().out
+
+
+def test_a_finished_run(capsys, make_result):
+    text = printed(capsys, summary.print_result, make_result())
+    assert "Run       trade-SIM-1 (finished)" in text
+    assert "Decision  BUY 2.5 SIM at 100.02" in text
+    assert "          fine\n" in text
+    for told in ("Quality gate: approve", "coverage", make_result().orders[0].client_order_id, "c1", "start", "end"):
+        assert told in text
+
+
+def test_a_run_that_traded_nothing(capsys, make_result):
+    text = printed(capsys, summary.print_result, make_result(orders=()))
+    assert "Decision  HOLD SIM" in text
+    assert "Orders" not in text
+
+
+def test_a_failed_run_says_why_and_how_to_go_on(capsys, make_result):
+    error = "no line " * 60
+    text = printed(capsys, summary.print_result, make_result(error, status=RunStatus.FAILED))
+    assert f"Failed    {error.strip()}\n" in text
+    assert "Resume    python -m graph.run --resume trade-SIM-1" in text
+
+
+def test_a_stopped_run(capsys, make_result):
+    text = printed(capsys, summary.print_result, make_result(status=RunStatus.STOPPED, state={}))
+    assert "Stopped   before the next step" in text
+    assert "--resume trade-SIM-1" in text
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_brief_is_one_line(capsys, make_result, hostile, status):
+    text = printed(capsys, summary.print_line, summary.brief(make_result(hostile * 5, status=status)))
+    assert len(text.splitlines()) == 1
+    assert text.startswith(f"trade-SIM-1  {status}  BUY 2.5 SIM at 100.02")
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_no_text_is_markup_or_a_command_to_the_terminal(capsys, make_result, hostile, status):
+    text = printed(capsys, summary.print_result, make_result(hostile, status=status))
+    assert all(mark.isprintable() or mark == "\n" for mark in text)
+    assert "[/red]" in text
+    assert "[bold]" in text
+
+
+def run(**more):
+    return replace(Run("trade-SIM-1", "trade", "SIM", 0, "paper", RunStatus.FAILED, {}, {}, "", 0, 0), **more)
+
+
+def test_the_registry(capsys, hostile):
+    text = printed(capsys, summary.print_runs, [run(run_id="a" * 64), run(error=hostile)])
+    assert "a" * 64 in text
+    assert "1970-01-01T00:00:00+00:00" in text
+    assert "\x1b" not in text
+    assert "no runs yet" in printed(capsys, summary.print_runs, [])
+
+
+def test_checkpoints_and_workflows(capsys, make_result):
+    text = printed(capsys, summary.print_checkpoints, run(), make_result().checkpoints)
+    assert "trade-SIM-1 (failed)" in text
+    assert "start" in text
+    assert "trade  research swarm" in printed(capsys, summary.print_workflows, WORKFLOWS.values())
+
+
+def test_a_reader_that_has_gone_is_told_as_such(monkeypatch):
+    console = summary._console()
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(console, "_write_buffer", gone)
+    with pytest.raises(BrokenPipeError):
+        console.print("hello")
