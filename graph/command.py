@@ -193,7 +193,7 @@ def _rows(settings: Settings, symbols: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Digest:
-    """What is kept of a run until the end: how it ended, and what is to be printed of it, in the order of the symbols."""
+    """What is kept of a run until the end: how it ended, and what is to be printed of it."""
 
     status: RunStatus
     show: Callable[[], None]

@@ -188,7 +188,7 @@ def _calendar(close_ns: NDArray[np.int64]) -> str:
 def _market_view(symbol: str, bars: Bars, peers: _Peers, calendar: str, source: str) -> MarketView:
     return MarketView(
         symbol=symbol,
-        period_ns=int(np.median(np.diff(bars.close_ns))),
+        period_ns=_usual_distance(bars.close_ns),
         close_ns=tuple(bars.close_ns.tolist()),
         open=tuple(bars.open.tolist()),
         high=tuple(bars.high.tolist()),
@@ -200,6 +200,12 @@ def _market_view(symbol: str, bars: Bars, peers: _Peers, calendar: str, source: 
         calendar=calendar,
         source=source,
     )
+
+
+def _usual_distance(close_ns: NDArray[np.int64]) -> int:
+    """The median distance of two bars; sorted by hand, since numpy's median loads all of its masked arrays."""
+    distances = np.sort(np.diff(close_ns))
+    return int(distances[len(distances) // 2])
 
 
 def _checked_window(window: int) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, Verdict
@@ -18,7 +19,7 @@ class RunResult:
     """One run as it stands now.
 
     `state` is the newest saved state, which a failed run has as far as it came; `home` the flag, if any, that a command
-    line needs to find the run.
+    line needs to find the run; `folder` where its report is.
     """
 
     run: Run
@@ -29,6 +30,7 @@ class RunResult:
     timeline: tuple[Entry, ...]
     resumed_from: str | None = None
     home: str = ""
+    folder: Path = Path()
 
     @property
     def plan(self) -> TradePlan | None:

@@ -206,6 +206,7 @@ class Runner:
             checkpoints=await app.manager.checkpoints(run.run_id, compiled.graph),
             timeline=await app.timeline.entries(run.run_id),
             home=app.settings.home_flag,
+            folder=app.settings.folder / "runs" / run.run_id,
             resumed_from=resumed_from,
         )
 

@@ -44,7 +44,7 @@ def print_result(result: RunResult) -> None:
         _print_checks(console, f"Quality gate: {result.verdict.outcome}", result.verdict.checks)
     _print_orders(console, result)
     _print_rows(console, result.checkpoints)
-    console.print(f"Report    runs/{result.run.run_id}/report.md in the home folder", highlight=False)
+    _say(console, f"Report    {result.folder / 'report.md'}")
 
 
 def _print_stop(console: Any, result: RunResult) -> None:
@@ -99,6 +99,8 @@ def print_runs(runs: Sequence[Run]) -> None:
         started = datetime.fromtimestamp(run.created_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
         _add(table, run.run_id, run.status, run.symbol, started, run.error)
     console.print(table)
+    if any(run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED} for run in runs):
+        console.print("Go on with one by: python -m graph.run --resume RUN_ID", highlight=False)
 
 
 def print_workflows(workflows: Iterable[Workflow]) -> None:
