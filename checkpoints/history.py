@@ -4,7 +4,7 @@ Everything here runs inside one transaction, which the saver opens.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, cast
 
@@ -73,16 +73,12 @@ class History:
         self, connection: Connection, page: Page, wanted: Mapping[str, Any]
     ) -> tuple[list[CheckpointTuple], Page | None]:
         """Those of a page whose metadata has all that is wanted, and the page that follows, if any."""
-        rows = store.find_page(connection, page)
+        rows, following = store.find_page(connection, page)
         fitting = [
             saved
             for saved in map(self._opened, rows)
             if all(saved.metadata.get(name) == value for name, value in wanted.items())
         ]
-        if len(rows) < page.size:
-            return self._tuples(connection, fitting), None
-        last = rows[-1]
-        following = replace(page, after=(last.checkpoint_id, last.thread_id, last.ns), size=PAGE)
         return self._tuples(connection, fitting), following
 
     def of_channels(

@@ -137,7 +137,7 @@ class SqlSaver(BaseCheckpointSaver[str]):
     # Reading.
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint in `config`, or the newest of its thread and namespace; None where there is none.
+        """The checkpoint in `config`, or the last saved of its thread and namespace; None where there is none.
 
         Raises:
             CheckpointDamaged: a row is not what was written; `undamaged` names the newest older one that is whole.
@@ -156,7 +156,10 @@ class SqlSaver(BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """Checkpoints, newest first, whose metadata has all that `filter` says. Each page of 50 is one snapshot."""
+        """Checkpoints, last saved first, whose metadata has all that `filter` says. Each page of 50 is one snapshot.
+
+        `before`: those saved before this one; if it is not stored, those whose ids are smaller.
+        """
         page: Page | None = _first_page(config, filter, before, limit)
         left, history = limit, self._history
         while page is not None and (left is None or left > 0):
@@ -221,8 +224,8 @@ class SqlSaver(BaseCheckpointSaver[str]):
         await self._database.awrite(partial(self._history.delete_runs, run_ids=run_ids))
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """`keep_latest` leaves the newest checkpoint of each namespace, and those that its DeltaChannels are rebuilt
-        from; `delete` leaves nothing.
+        """`keep_latest` leaves the last saved checkpoint of each namespace, and those that its DeltaChannels are
+        rebuilt from; `delete` leaves nothing.
 
         Raises:
             InvalidValue: there is no such strategy.

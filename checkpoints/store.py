@@ -2,8 +2,9 @@
 
 A checkpoint is one row without its channels' values. A value is one row for each version of a channel, so a channel
 that did not change costs nothing. A large value is stored as its difference to an earlier version, in chains with an
-end. Writes are the outputs of finished tasks that no checkpoint holds yet. Every text that comes from outside (thread
-and run ids, channels, versions) is a bound parameter; none becomes SQL or a path.
+end. Writes are the outputs of finished tasks that no checkpoint holds yet. The newest checkpoint is the one that was
+saved last, not the one with the greatest id: ids are made from the wall clock, which may be set back. Every text that
+comes from outside (thread and run ids, channels, versions) is a bound parameter; none becomes SQL or a path.
 """
 
 import importlib
@@ -11,7 +12,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -19,16 +20,19 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Index,
     Integer,
     LargeBinary,
-    Row,
     Table,
     Text,
     and_,
     bindparam,
+    column,
     delete,
+    func,
     literal,
     select,
+    text,
     tuple_,
 )
 
@@ -71,6 +75,10 @@ _CHUNK = 500
 # Ids are compared and sorted as the bytes they are, on every database and under every locale.
 _Id = Text().with_variant(Text(collation="C"), "postgresql")
 
+_NEXT_NUMBER = (
+    select(func.coalesce(func.max(column("number")), 0) + 1).select_from(text("saved_checkpoints")).scalar_subquery()
+)
+
 checkpoints = Table(
     "saved_checkpoints",
     metadata,
@@ -82,7 +90,14 @@ checkpoints = Table(
     Column("kind", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("checksum", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False, default=_NEXT_NUMBER),  # the order in which they were saved
 )
+# In turn: the newest of a namespace and its pages; the next number and the pages of all; a checkpoint by its id alone.
+Index("saved_checkpoints_of_thread", *(checkpoints.c[name] for name in ("thread_id", "ns", "number", "checkpoint_id")))
+Index("saved_checkpoints_by_number", checkpoints.c.number)
+Index("saved_checkpoints_by_id", checkpoints.c.checkpoint_id)
+_FIELDS = tuple(column for column in checkpoints.c if column.name != "number")
+_LAST_FIRST = (checkpoints.c.number.desc(), checkpoints.c.checkpoint_id.desc())
 values = Table(
     "saved_values",
     metadata,
@@ -161,34 +176,36 @@ class WriteRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which checkpoints to list, newest first: those that fit every given field, `size` of them, after `after`.
+    """Which checkpoints to list, last saved first: those that fit every given field, `size` of them, after `after`.
 
-    `before`: ids smaller than this. `after`: (checkpoint id, thread id, namespace) of the last one already seen.
+    `before`: saved before the one with this id, or, where there is none, with a smaller id. `after`: (number,
+    checkpoint id, thread id, namespace) of the last one already seen.
     """
 
     thread_id: str | None = None
     ns: str | None = None
     checkpoint_id: str | None = None
     before: str | None = None
-    after: tuple[str, str, str] | None = None
+    after: tuple[int, str, str, str] | None = None
     size: int = 50
 
 
 _Record = CheckpointRow | ValueRow | WriteRow
+_R = TypeVar("_R", CheckpointRow, ValueRow, WriteRow)
 
 
 # Saving.
 
 
 def save_checkpoint(connection: Connection, row: CheckpointRow) -> None:
-    """Insert the checkpoint, or replace the one with the same id."""
-    connection.execute(_inserts(connection.dialect.name)["checkpoint"], _sealed(checkpoints, row))
+    """Insert the checkpoint as the newest, or replace the one with the same id, which keeps its place in the order."""
+    connection.execute(_inserts(connection.dialect.name)["checkpoint"], _sealed(row))
 
 
 def save_values(connection: Connection, rows: Sequence[ValueRow]) -> None:
     """Insert the values. A version that is there already stays: later ones may be differences to it."""
     if rows:
-        connection.execute(_inserts(connection.dialect.name)["value"], [_sealed(values, row) for row in rows])
+        connection.execute(_inserts(connection.dialect.name)["value"], [_sealed(row) for row in rows])
 
 
 def save_writes(connection: Connection, rows: Sequence[WriteRow]) -> None:
@@ -199,7 +216,7 @@ def save_writes(connection: Connection, rows: Sequence[WriteRow]) -> None:
         ("special", [row for row in rows if row.idx < 0]),
     ):
         if part:
-            connection.execute(inserts[name], [_sealed(writes, row) for row in part])
+            connection.execute(inserts[name], [_sealed(row) for row in part])
 
 
 def has_value(connection: Connection, thread_id: str, ns: str, channel: str, version: str) -> bool:
@@ -212,40 +229,41 @@ def has_value(connection: Connection, thread_id: str, ns: str, channel: str, ver
 
 
 def find_checkpoint(connection: Connection, thread_id: str, ns: str, checkpoint_id: str | None) -> CheckpointRow | None:
-    """The checkpoint with this id, or the newest; None where there is none."""
+    """The checkpoint with this id, or the last saved; None where there is none."""
     statement = _NEWEST if checkpoint_id is None else _BY_ID
     key = {"thread_id": thread_id, "ns": ns, "checkpoint_id": checkpoint_id}
     row = connection.execute(statement, key).first()
     return None if row is None else _checked(CheckpointRow, row)
 
 
-def find_page(connection: Connection, page: Page) -> list[CheckpointRow]:
-    """The checkpoints of one page, newest first."""
+def find_page(connection: Connection, page: Page) -> tuple[list[CheckpointRow], Page | None]:
+    """The checkpoints of one page, last saved first, and the page that follows, if any."""
     key = checkpoints.c
-    given = (
-        (key.thread_id, page.thread_id),
-        (key.ns, page.ns),
-        (key.checkpoint_id, page.checkpoint_id),
-    )
-    conditions: list[ColumnElement[bool]] = [column == value for column, value in given if value is not None]
-    order = (key.checkpoint_id, key.thread_id, key.ns)
+    order = (key.number, key.checkpoint_id, key.thread_id, key.ns)
+    place = _given(thread_id=page.thread_id, ns=page.ns)
+    conditions = [*place, *_given(checkpoint_id=page.checkpoint_id)]
+    if page.before is not None and page.after is None:
+        number = _number(connection, page.before, place)
+        if number is not None:  # no text sorts below an empty one, so what follows has a smaller number
+            page = replace(page, before=None, after=(number, "", "", ""))
     if page.before is not None:
         conditions.append(key.checkpoint_id < page.before)
     if page.after is not None:
         conditions.append(tuple_(*order) < tuple_(*(literal(part) for part in page.after)))
     # Keys are sorted in the index alone; only the rows of this page are then read whole.
     keys = select(*order).where(*conditions).order_by(*(column.desc() for column in order)).limit(page.size).subquery()
-    rows = select(checkpoints).join_from(
-        keys,
-        checkpoints,
-        and_(key.thread_id == keys.c.thread_id, key.ns == keys.c.ns, key.checkpoint_id == keys.c.checkpoint_id),
-    )
-    return [_checked(CheckpointRow, row) for row in connection.execute(rows.order_by(*(each.desc() for each in order)))]
+    same = and_(key.thread_id == keys.c.thread_id, key.ns == keys.c.ns, key.checkpoint_id == keys.c.checkpoint_id)
+    query = select(key.number, *_FIELDS).join_from(keys, checkpoints, same).order_by(*(each.desc() for each in order))
+    numbered = connection.execute(query).all()
+    rows = [_checked(CheckpointRow, row[1:]) for row in numbered]
+    if len(rows) < page.size:
+        return rows, None
+    return rows, replace(page, after=(numbered[-1][0], rows[-1].checkpoint_id, rows[-1].thread_id, rows[-1].ns))
 
 
 def find_rows(connection: Connection, thread_id: str, ns: str, checkpoint_ids: Collection[str]) -> list[CheckpointRow]:
     """The checkpoints with these ids, in no order."""
-    query = select(checkpoints).where(*_bound(checkpoints, "thread_id", "ns"))
+    query = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns"))
     found: list[CheckpointRow] = []
     for some in _chunks(checkpoint_ids):
         rows = connection.execute(
@@ -256,12 +274,25 @@ def find_rows(connection: Connection, thread_id: str, ns: str, checkpoint_ids: C
 
 
 def find_ids(connection: Connection, thread_id: str, ns: str, before: str | None = None) -> list[str]:
-    """All checkpoint ids of a namespace, newest first; with `before`, the smaller ones. Damaged rows are named too."""
+    """All checkpoint ids of a namespace, last saved first; `before` is that of a page. Damaged rows are named too."""
     key = checkpoints.c
-    query = select(key.checkpoint_id).where(key.thread_id == thread_id, key.ns == ns)
+    place = _given(thread_id=thread_id, ns=ns)
+    query = select(key.checkpoint_id).where(*place)
     if before is not None:
-        query = query.where(key.checkpoint_id < before)
-    return list(connection.execute(query.order_by(key.checkpoint_id.desc())).scalars())
+        number = _number(connection, before, place)
+        query = query.where(key.checkpoint_id < before if number is None else key.number < number)
+    return list(connection.execute(query.order_by(*_LAST_FIRST)).scalars())
+
+
+def _given(**fields: str | None) -> list[ColumnElement[bool]]:
+    return [checkpoints.c[name] == value for name, value in fields.items() if value is not None]
+
+
+def _number(connection: Connection, checkpoint_id: str, place: Collection[ColumnElement[bool]]) -> int | None:
+    """The number of the checkpoint with this id; of several threads that have one, as copies do, the first saved."""
+    query = select(func.min(checkpoints.c.number)).where(checkpoints.c.checkpoint_id == checkpoint_id, *place)
+    number: int | None = connection.execute(query).scalar()
+    return number
 
 
 def find_namespaces(connection: Connection, thread_id: str) -> list[str]:
@@ -298,7 +329,7 @@ def find_ancestors(connection: Connection, row: CheckpointRow, count: int) -> li
         )
     )
     rows = (
-        select(checkpoints)
+        select(*_FIELDS)
         .join_from(chain, checkpoints, and_(*mine, key.checkpoint_id == chain.c.checkpoint_id))
         .order_by(chain.c.distance)
     )
@@ -398,14 +429,27 @@ def sweep_values(connection: Connection, thread_id: str, ns: str, used: Collecti
 
 
 def copy_thread(connection: Connection, source: str, target: str) -> None:
-    """Copy every row of one thread to another. Each is checked on the way; one that the target has already stays."""
-    names = ("copied_checkpoint", "value", "write")
-    for table, kind, name in zip(
-        (checkpoints, values, writes), (CheckpointRow, ValueRow, WriteRow), names, strict=True
-    ):
-        rows: Iterator[Row[Any]] = iter(connection.execute(select(table).where(table.c.thread_id == source)))
-        while some := [replace(_checked(kind, row), thread_id=target) for row in islice(rows, _CHUNK)]:
-            connection.execute(_inserts(connection.dialect.name)[name], [_sealed(table, row) for row in some])
+    """Copy every row of one thread to another. Each is checked on the way; one that the target has already stays.
+
+    The copies are saved now: they are the newest of the target, in the order that they have in the source.
+    """
+    inserts = _inserts(connection.dialect.name)
+    numbers = count(connection.execute(select(_NEXT_NUMBER)).scalar_one())
+    key = checkpoints.c
+    query = select(*_FIELDS).where(key.thread_id == source).order_by(key.number, key.checkpoint_id)
+    for copies in _copies(connection.execute(query), CheckpointRow, target):
+        connection.execute(inserts["copied_checkpoint"], [{**copy, "number": next(numbers)} for copy in copies])
+    query = select(values).where(values.c.thread_id == source)
+    for copies in _copies(connection.execute(query), ValueRow, target):
+        connection.execute(inserts["value"], copies)
+    query = select(writes).where(writes.c.thread_id == source)
+    for copies in _copies(connection.execute(query), WriteRow, target):
+        connection.execute(inserts["write"], copies)
+
+
+def _copies(rows: Iterable[Sequence[Any]], kind: type[_R], target: str) -> Iterator[list[dict[str, Any]]]:
+    for some in _chunks(rows):
+        yield [_sealed(replace(_checked(kind, row), thread_id=target)) for row in some]
 
 
 def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
@@ -423,19 +467,16 @@ def _checksum(fields: tuple[Any, ...]) -> int:
     return zlib.crc32(body, zlib.crc32(repr(names).encode(errors="surrogatepass")))
 
 
-def _sealed(table: Table, row: _Record) -> dict[str, Any]:
+def _sealed(row: _Record) -> dict[str, Any]:
     fields = _fields(row)
-    return dict(zip(table.c.keys(), (*fields, _checksum(fields)), strict=True))
+    return dict(zip((*row.__slots__, "checksum"), (*fields, _checksum(fields)), strict=True))
 
 
 def _fields(row: _Record) -> tuple[Any, ...]:
     return tuple(getattr(row, name) for name in row.__slots__)
 
 
-_R = TypeVar("_R", CheckpointRow, ValueRow, WriteRow)
-
-
-def _checked(kind: type[_R], row: Row[Any]) -> _R:
+def _checked(kind: type[_R], row: Sequence[Any]) -> _R:
     fields: list[Any]
     *fields, checksum = row
     if fields[-1] is not None:
@@ -468,7 +509,8 @@ def _inserts(dialect: str) -> dict[str, Any]:
 
     def replacing(table: Table) -> Any:
         statement = insert(table)
-        new = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+        kept = {checkpoints.c.number, *table.primary_key}
+        new = {column.name: statement.excluded[column.name] for column in table.c if column not in kept}
         return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=new)
 
     return {
@@ -492,9 +534,7 @@ def _with_bases() -> Any:
     return select(values).join_from(chain, values, same)
 
 
-_BY_ID = select(checkpoints).where(*_bound(checkpoints, "thread_id", "ns", "checkpoint_id"))
-_NEWEST = (
-    select(checkpoints).where(*_bound(checkpoints, "thread_id", "ns")).order_by(checkpoints.c.checkpoint_id.desc())
-).limit(1)
+_BY_ID = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns", "checkpoint_id"))
+_NEWEST = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns")).order_by(*_LAST_FIRST).limit(1)
 _HAS_VALUE = select(literal(1)).where(*_bound(values, "thread_id", "ns", "channel", "version"))
 _VALUES_WITH_BASES = _with_bases()

@@ -3,14 +3,17 @@ import operator
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
+import langgraph.checkpoint.base.id as langgraph_ids
 import pytest
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointMetadata, empty_checkpoint
@@ -486,6 +489,158 @@ def test_a_value_that_is_gone_is_damage_and_not_an_empty_channel(saver: SqlSaver
     with pytest.raises(CheckpointDamaged, match=r"channel 'items' at version .* is missing") as caught:
         saver.get_tuple(_THREAD)
     assert caught.value.undamaged is None or caught.value.undamaged
+
+
+# A wall clock that is set back. LangGraph makes ids from it, so that what is saved later has smaller ids.
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Start a process, as far as ids can tell, whose wall clock is so many hours slow."""
+
+    def set_back(hours: int) -> None:
+        ticks = count((2_000_000_000 - 3_600 * hours) * 1_000_000_000, 1_000)
+        monkeypatch.setattr(langgraph_ids, "time", SimpleNamespace(time_ns=lambda: next(ticks)))
+        monkeypatch.setattr(langgraph_ids, "_last_v6_timestamp", None)
+
+    set_back(0)
+    return set_back
+
+
+def _relay(calls: list[str], down: str = "") -> Any:
+    def run(name: str, state: _Counter) -> dict[str, Any]:
+        calls.append(name)
+        if name == down:
+            raise ConnectionError(name)
+        return {"items": [name], "count": state["count"] + 1}
+
+    graph = StateGraph(_Counter)
+    graph.add_sequence([(name, partial(run, name)) for name in "abcdef"])
+    graph.add_edge(START, "a")
+    return graph
+
+
+@pytest.mark.parametrize("durability", ["sync", "async"])
+def test_a_run_whose_clock_is_set_back_goes_on_at_the_last_saved(
+    tmp_path: Path, set_clock: Callable[[int], None], durability: Any
+) -> None:
+    calls: list[str] = []
+    for hours, down in enumerate("bdf"):
+        set_clock(hours)
+        with SqlSaver.open(tmp_path / "runs.db") as saver:
+            graph = _relay(calls, down).compile(checkpointer=saver)
+            with pytest.raises(ConnectionError):
+                graph.invoke(None if hours else {"items": [], "count": 0}, _THREAD, durability=durability)
+    set_clock(3)
+    with SqlSaver.open(tmp_path / "runs.db") as saver:
+        graph = _relay(calls).compile(checkpointer=saver)
+        halfway = graph.get_state(_THREAD)
+        result = graph.invoke(None, _THREAD, durability=durability)
+        history = list(graph.get_state_history(_THREAD))
+
+    assert (halfway.values["items"], halfway.next) == (list("abcde"), ("f",))
+    assert calls == list("abbcddeff")  # only what had failed was run twice
+    assert result == {"items": list("abcdef"), "count": 6}
+    assert [len(state.values["items"]) for state in history] == [6, 5, 4, 3, 2, 1, 0, 0]
+    ids = [state.config["configurable"]["checkpoint_id"] for state in history]
+    assert ids != sorted(ids, reverse=True)
+
+
+async def test_finished_siblings_are_kept_when_the_clock_is_set_back(
+    saver: SqlSaver, set_clock: Callable[[int], None]
+) -> None:
+    calls: list[str] = []
+    down = {"c"}
+    graph = _swarm(calls, down).compile(checkpointer=saver)
+    await graph.ainvoke({"names": ["a"], "found": []}, _THREAD, **_SYNC)
+    set_clock(1)
+    with pytest.raises(ConnectionError):
+        await graph.ainvoke({"names": ["b", "c", "d"], "found": []}, _THREAD, **_SYNC)
+    finished = set(calls) - {"c"}
+    down.clear()
+    set_clock(2)
+    result = await graph.ainvoke(None, _THREAD, **_SYNC)
+
+    assert result["found"] == ["a", "b", "c", "d"]
+    assert all(calls.count(name) == 1 for name in finished)
+
+
+def _put_line(saver: SqlSaver, ids: list[str], thread_id: str = "run-1") -> None:
+    config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
+    for step, each in enumerate(ids):
+        metadata: CheckpointMetadata = {"source": "loop", "step": step}
+        config = saver.put(config, {**empty_checkpoint(), "id": each}, metadata, {})
+
+
+_FALLING = [f"{number:04}" for number in range(120, 0, -1)]
+
+
+async def test_decreasing_ids_are_found_and_listed_in_the_order_of_saving(saver: SqlSaver) -> None:
+    _put_line(saver, _FALLING)
+
+    def steps(**asked: Any) -> list[int]:
+        return [tup.metadata["step"] for tup in saver.list(_THREAD, **asked)]
+
+    newest = saver.get_tuple(_THREAD)
+    assert newest is not None
+    assert newest.checkpoint["id"] == "0001"
+    assert newest == await saver.aget_tuple(_THREAD)
+    assert steps() == list(range(119, -1, -1))
+    assert steps(limit=55) == list(range(119, 64, -1))
+    before: Any = {"configurable": {"thread_id": "run-1", "checkpoint_id": _FALLING[70]}}
+    assert steps(before=before) == list(range(69, -1, -1))
+    assert steps(before=before, limit=2) == [69, 68]
+    assert steps(before=before, filter={"step": 60}) == [60]
+    assert [tup.metadata["step"] async for tup in saver.alist(_THREAD, before=before)] == list(range(69, -1, -1))
+    unknown: Any = {"configurable": {"thread_id": "run-1", "checkpoint_id": "0002x"}}
+    assert steps(before=unknown) == [119, 118]
+
+
+def test_pruning_keeps_the_last_saved_when_the_clock_was_set_back(saver: SqlSaver) -> None:
+    _put_line(saver, _FALLING)
+
+    saver.prune(["run-1"])
+
+    assert [tup.checkpoint["id"] for tup in saver.list(_THREAD)] == ["0001"]
+
+
+@pytest.mark.parametrize("frequency", [3, 1_000])
+def test_a_delta_channel_keeps_its_last_value_when_the_clock_was_set_back(
+    saver: SqlSaver, set_clock: Callable[[int], None], frequency: int
+) -> None:
+    graph = _delta_graph(5, frequency).compile(checkpointer=saver)
+    for hours in range(3):
+        set_clock(hours)
+        graph.invoke({"items": [f"run {hours}"], "count": hours}, _THREAD, **_SYNC)
+    before = graph.get_state(_THREAD)
+    expected = [each for first in range(3) for each in (f"run {first}", *(f"i{n}" for n in range(first, 5)))]
+    assert before.values == {"items": expected, "count": 5}
+
+    saver.copy_thread("run-1", "copy")
+    saver.prune(["run-1"])
+
+    assert graph.get_state(_THREAD) == before
+    copied = graph.get_state({"configurable": {"thread_id": "copy"}})
+    assert copied.values == before.values
+    assert copied.config["configurable"]["checkpoint_id"] == before.config["configurable"]["checkpoint_id"]
+
+
+def test_a_copied_thread_has_the_order_of_its_source(saver: SqlSaver) -> None:
+    _put_line(saver, ["0003", "0004", "0001", "0002"])
+    saver.copy_thread("run-1", "copy")
+    copy: Any = {"configurable": {"thread_id": "copy"}}
+
+    assert [tup.checkpoint["id"] for tup in saver.list(copy)] == ["0002", "0001", "0004", "0003"]
+
+
+def test_instead_of_a_damaged_checkpoint_the_last_saved_before_it_is_offered(saver: SqlSaver) -> None:
+    _put_line(saver, ["0003", "0004", "0001", "0002"])
+    damage = update(store.checkpoints).where(store.checkpoints.c.checkpoint_id == "0001").values(body=b"\x00")
+    saver._database.write(lambda connection: connection.execute(damage))
+
+    with pytest.raises(CheckpointDamaged) as caught:
+        saver.get_tuple({"configurable": {"thread_id": "run-1", "checkpoint_id": "0001"}})
+    assert caught.value.undamaged == "0004"
 
 
 # Many at once.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select, text, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agents.errors import CheckpointDamaged
 from checkpoints import store
@@ -71,7 +71,7 @@ def test_ids_are_data_whatever_they_look_like(database: Database) -> None:
 
     assert database.read(lambda connection: store.find_checkpoint(connection, _HOSTILE, _HOSTILE, None)) == row
     page = Page(_HOSTILE, _HOSTILE, before=_HOSTILE + "z")
-    assert database.read(lambda connection: store.find_page(connection, page)) == [row]
+    assert database.read(lambda connection: store.find_page(connection, page)) == ([row], None)
     database.write(lambda connection: store.delete_thread(connection, _HOSTILE))
     assert _count(database, "saved_checkpoints") == 1
 
@@ -82,6 +82,7 @@ def test_ids_are_data_whatever_they_look_like(database: Database) -> None:
         (table.name, column.name)
         for table in (store.checkpoints, store.values, store.writes)
         for column in table.columns
+        if column is not store.checkpoints.c.number  # the order of the rows is no part of any
     ],
 )
 def test_a_change_of_any_column_is_found_and_named(database: Database, table: str, column: str) -> None:
@@ -89,7 +90,8 @@ def test_a_change_of_any_column_is_found_and_named(database: Database, table: st
     chosen = store.metadata.tables[table]
     changed = {"body": b"checkpoint b0dy", "idx": 7, "depth": 7, "checksum": 7}.get(column, "other")
     database.write(lambda connection: connection.execute(update(chosen).values({column: changed})))
-    row = database.read(lambda connection: connection.execute(select(chosen)).one())
+    fields = [each for each in chosen.c if each.name != "number"]
+    row = database.read(lambda connection: connection.execute(select(*fields)).one())
     kind = {"saved_checkpoints": CheckpointRow, "saved_values": ValueRow, "saved_writes": WriteRow}[table]
 
     with pytest.raises(
@@ -125,7 +127,7 @@ def test_writes_come_in_the_order_in_which_langgraph_applies_them(database: Data
     assert found["c2"] == []
 
 
-# Pages and ancestors.
+# Pages.
 
 
 def _save_line(connection: Connection, count: int, thread_id: str = "t", ns: str = "") -> None:
@@ -134,20 +136,143 @@ def _save_line(connection: Connection, count: int, thread_id: str = "t", ns: str
         store.save_checkpoint(connection, CheckpointRow(thread_id, ns, f"{number:04}", parent, None, "k", b"x"))
 
 
-def test_pages_follow_each_other_newest_first_through_threads_and_namespaces(database: Database) -> None:
-    for thread_id, ns in (("t", ""), ("t", "child"), ("u", "")):
-        database.write(lambda connection, place=(thread_id, ns): _save_line(connection, 7, *place))
-
+def _pages(database: Database, page: Page) -> list[tuple[str, str, str]]:
+    """The keys of this page and of all that follow."""
     seen: list[tuple[str, str, str]] = []
-    page = Page(size=4)
-    while rows := database.read(lambda connection, page=page: store.find_page(connection, page)):
-        seen += [(row.checkpoint_id, row.thread_id, row.ns) for row in rows]
-        page = replace(page, after=seen[-1])
+    following: Page | None = page
+    while following is not None:
+        rows, following = database.read(lambda connection, page=following: store.find_page(connection, page))
+        assert len(rows) <= page.size
+        seen += [(row.thread_id, row.ns, row.checkpoint_id) for row in rows]
+    return seen
 
-    assert len(seen) == 21
-    assert seen == sorted(seen, reverse=True)
-    only = database.read(lambda connection: store.find_page(connection, Page("t", "child", before="0003", size=2)))
-    assert [(row.ns, row.checkpoint_id) for row in only] == [("child", "0002"), ("child", "0001")]
+
+def test_pages_follow_each_other_last_saved_first_through_threads_and_namespaces(database: Database) -> None:
+    saved = [("t", ""), ("t", "child"), ("a", "")]
+    for place in saved:
+        database.write(lambda connection, place=place: _save_line(connection, 7, *place))
+
+    every = [(*place, f"{number:04}") for place in reversed(saved) for number in range(6, -1, -1)]
+    assert _pages(database, Page(size=4)) == every
+    assert _pages(database, Page("t", size=3)) == every[7:]
+    assert _pages(database, Page("t", "child", before="0003", size=2)) == every[11:14]
+
+
+# The order of saving. The wall clock was set back, so that later checkpoints have smaller ids.
+
+_SET_BACK = ["0005", "0006", "0007", "0001", "0002", "0003"]
+
+
+def _save_set_back(connection: Connection, thread_id: str = "t") -> None:
+    parent = None
+    for checkpoint_id in _SET_BACK:
+        store.save_checkpoint(connection, CheckpointRow(thread_id, "", checkpoint_id, parent, None, "k", b"x"))
+        parent = checkpoint_id
+
+
+def _newest(database: Database, thread_id: str) -> str | None:
+    row = database.read(lambda connection: store.find_checkpoint(connection, thread_id, "", None))
+    return None if row is None else row.checkpoint_id
+
+
+def test_the_newest_is_the_last_saved_whatever_its_id(database: Database) -> None:
+    database.write(_save_set_back)
+
+    assert _newest(database, "t") == "0003"
+    assert database.read(lambda connection: store.find_ids(connection, "t", "")) == _SET_BACK[::-1]
+    for size in (1, 2, 3, 50):
+        assert [key[2] for key in _pages(database, Page("t", "", size=size))] == _SET_BACK[::-1]
+        assert [key[2] for key in _pages(database, Page(size=size))] == _SET_BACK[::-1]
+
+
+@pytest.mark.parametrize("thread_id", ["t", None])
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        ("0001", ["0007", "0006", "0005"]),  # stored: what was saved before it, though its id is the smallest
+        ("0007", ["0006", "0005"]),
+        ("0005", []),
+        ("0004", ["0003", "0002", "0001"]),  # not stored: the smaller ids
+        ("0000", []),
+    ],
+)
+def test_before_means_saved_before_or_if_it_is_unknown_a_smaller_id(
+    database: Database, thread_id: str | None, before: str, found: list[str]
+) -> None:
+    database.write(_save_set_back)
+
+    for size in (1, 2, 50):
+        assert [key[2] for key in _pages(database, Page(thread_id, before=before, size=size))] == found
+    assert database.read(lambda connection: store.find_ids(connection, "t", "", before)) == found
+
+
+def test_before_asks_for_the_id_in_the_thread_that_is_listed(database: Database) -> None:
+    database.write(_save_set_back)
+    database.write(lambda connection: _save_line(connection, 3, "later"))
+
+    assert [key[2] for key in _pages(database, Page("later", before="0002", size=1))] == ["0001", "0000"]
+    assert [key[2] for key in _pages(database, Page("t", before="0002"))] == ["0001", "0007", "0006", "0005"]
+
+
+def test_pages_go_on_when_what_they_stood_at_is_deleted(database: Database) -> None:
+    database.write(_save_set_back)
+    rows, following = database.read(lambda connection: store.find_page(connection, Page("t", before="0003", size=1)))
+    database.write(lambda connection: store.delete_checkpoints(connection, "t", "", {"0003", "0002"}))
+
+    assert [row.checkpoint_id for row in rows] == ["0002"]
+    assert following is not None
+    assert [key[2] for key in _pages(database, following)] == ["0001", "0007", "0006", "0005"]
+
+
+def test_a_checkpoint_that_is_saved_again_keeps_its_place(database: Database) -> None:
+    database.write(_save_set_back)
+    again = CheckpointRow("t", "", "0006", "0005", None, "k", b"again")
+    database.write(lambda connection: store.save_checkpoint(connection, again))
+
+    assert database.read(lambda connection: store.find_ids(connection, "t", "")) == _SET_BACK[::-1]
+    assert database.read(lambda connection: store.find_checkpoint(connection, "t", "", "0006")) == again
+
+
+@pytest.mark.parametrize("chunk", [2, 500])
+def test_a_copied_thread_keeps_its_order(database: Database, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_CHUNK", chunk)
+    database.write(lambda connection: _save_line(connection, 10, "u"))
+    database.write(_save_set_back)
+    database.write(lambda connection: store.copy_thread(connection, "t", "copy"))
+    own = CheckpointRow("copy", "", "0000", "0003", None, "k", b"x")
+    database.write(lambda connection: store.save_checkpoint(connection, own))
+    database.write(lambda connection: store.copy_thread(connection, "t", "copy"))  # what is there stays where it is
+
+    assert database.read(lambda connection: store.find_ids(connection, "copy", "")) == ["0000", *_SET_BACK[::-1]]
+    numbers = database.read(lambda connection: connection.execute(select(store.checkpoints.c.number)).scalars().all())
+    assert len(set(numbers)) == len(numbers) == 10 + 6 + 6 + 1
+
+
+def _plan(database: Database, statement: str) -> str:
+    rows = database.read(lambda connection: connection.execute(text(f"EXPLAIN QUERY PLAN {statement}")).all())
+    return "; ".join(row[3] for row in rows)
+
+
+def test_the_newest_and_a_checkpoint_by_its_id_alone_are_looked_up_and_not_searched_for(database: Database) -> None:
+    newest = str(store._NEWEST.compile(database._writing, compile_kwargs={"render_postcompile": True}))
+    for name in ("'t'", "''", "1", "0"):
+        newest = newest.replace("?", name, 1)
+
+    assert _plan(database, newest) == (
+        "SEARCH saved_checkpoints USING INDEX saved_checkpoints_of_thread (thread_id=? AND ns=?)"
+    )
+    assert "saved_checkpoints_of_thread (thread_id=? AND ns=? AND number<?)" in _plan(
+        database,
+        "SELECT checkpoint_id FROM saved_checkpoints WHERE thread_id = 't' AND ns = '' AND number < 5"
+        " ORDER BY number DESC, checkpoint_id DESC",
+    )
+    assert "saved_checkpoints_by_number" in _plan(database, "SELECT max(number) FROM saved_checkpoints")
+    assert "saved_checkpoints_by_id (checkpoint_id=?)" in _plan(
+        database, "SELECT thread_id FROM saved_checkpoints WHERE checkpoint_id = 'c' AND ns = ''"
+    )
+
+
+# Ancestors.
 
 
 def test_ancestors_come_nearest_first_and_no_more_than_asked_for(database: Database) -> None:
@@ -236,5 +361,11 @@ def test_every_prepared_statement_and_table_can_be_written_for_postgres() -> Non
         str(CreateTable(table).compile(dialect=dialect)) for table in (store.checkpoints, store.values, store.writes)
     ]
 
+    saving = store._inserts("postgresql")["checkpoint"]
+    numbered = str(saving.compile(dialect=dialect, column_keys=[*CheckpointRow.__slots__, "checksum"]))
+    indexes = [str(CreateIndex(index).compile(dialect=dialect)) for index in store.checkpoints.indexes]
+    assert "(SELECT coalesce(max(number)" in numbered
+    assert "number = excluded" not in numbered
+    assert len(indexes) == 3
     assert sum("ON CONFLICT" in statement for statement in statements) == 5
     assert all('COLLATE "C"' in table and "BYTEA" in table for table in tables)
