@@ -7,7 +7,8 @@
     │   └── ConfigError          a setting or flag that does not exist or does not fit
     ├── AgentError               a guarded call went wrong
     │   ├── AgentTimeout         * no answer in time
-    │   ├── AgentUnavailable     * the agent could not be reached or answered nonsense
+    │   ├── AgentUnavailable     * the agent could not be reached, or its answer is damaged
+    │   ├── UnusableAnswer       the agent's code returned something that is no answer
     │   ├── BreakerOpen          the circuit breaker refuses the call
     │   ├── DeadlineExceeded     the total time of a guarded call is used up
     │   ├── FallbackExhausted    the primary and every fallback failed
@@ -59,6 +60,7 @@ __all__ = [
     "RunError",
     "RunLeased",
     "StorageError",
+    "UnusableAnswer",
     "is_retryable",
 ]
 
@@ -93,6 +95,10 @@ class AgentUnavailable(AgentError):
 
 
 class BreakerOpen(AgentError): ...
+
+
+class UnusableAnswer(AgentError):
+    """The agent answered, and it is no answer: a mistake in its code, which asking again does not mend."""
 
 
 class DeadlineExceeded(AgentError, TimeoutError): ...

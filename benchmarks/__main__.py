@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_NOT_BENCHMARKS = {"__main__", "harness"}
+_NOT_BENCHMARKS = {"__main__", "harness", "resilience_peers"}
 
 
 def main() -> int:

@@ -17,17 +17,35 @@ __all__ = ["Benchmark", "Row", "rounds_of"]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: seconds of each side by round (the peer may be a constant), their ratio and the goal for it."""
+    """One figure: what each side took by round (the peer may be a constant), their ratio and the goal for it.
+
+    `unit` is "s", "B" (bytes) or "" (a count). A peer without figures is one that is not installed. A row without a
+    goal only tells what the others do.
+    """
 
     what: str
     ours: tuple[float, ...]
     peer: tuple[float, ...]
     peer_name: str
-    goal: float
+    goal: float | None = None
+    unit: str = "s"
 
     @property
-    def ratio(self) -> float:
-        return statistics.median(self.ours) / statistics.median(self.peer)
+    def ratio(self) -> float | None:
+        """Ours by theirs, of the medians; None where there is nothing to divide by."""
+        theirs = statistics.median(self.peer) if self.peer else 0.0
+        return statistics.median(self.ours) / theirs if theirs else None
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is reached, where there is one and a peer to measure it by."""
+        return self.goal is None or self.ratio is None or self.ratio <= self.goal
+
+    def line(self) -> str:
+        """The row of the table."""
+        ours, peer = (_shown(side, self.unit) for side in (self.ours, self.peer))
+        figures = f"{ours:>12} {peer:>12} {_number(self.ratio, '.3f'):>8} {_number(self.goal, '.3f'):>8}"
+        return f"{self.what:44} {figures}  {self.peer_name}{'' if self.met else '  NOT MET'}"
 
 
 @dataclass(slots=True)
@@ -50,13 +68,11 @@ class Benchmark:
         print(f"{self.name}: {self.description}")
         print(f"{'':44} {'ours':>12} {'peer':>12} {'ratio':>8} {'goal':>8}  peer")
         for row in self.rows:
-            ours, peer = (_seconds(statistics.median(side)) for side in (row.ours, row.peer))
-            met = "" if row.ratio <= row.goal else "  NOT MET"
-            print(f"{row.what:44} {ours:>12} {peer:>12} {row.ratio:8.3f} {row.goal:8.3f}  {row.peer_name}{met}")
+            print(row.line())
         if flags.json:
             flags.json.write_text(json.dumps(self._as_json(flags.quick), indent=2) + "\n", encoding="utf-8")
         headline = self.rows[self.headline]
-        print(f"{self.name} ratio={headline.ratio:.3f} goal={headline.goal:g}")
+        print(f"{self.name} ratio={_number(headline.ratio, '.3f')} goal={_number(headline.goal, 'g')}")
 
     def _as_json(self, quick: bool) -> dict[str, object]:
         rows = [asdict(row) | {"ratio": row.ratio} for row in self.rows]
@@ -66,6 +82,17 @@ class Benchmark:
 def rounds_of(quick: bool, full: int = 5) -> int:
     """How many rounds to measure."""
     return 2 if quick else full
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _shown(side: tuple[float, ...], unit: str) -> str:
+    if not side:
+        return "missing"
+    value = statistics.median(side)
+    return _seconds(value) if unit == "s" else f"{value:,.0f} {unit}".strip()
 
 
 def _seconds(value: float) -> str:

@@ -295,16 +295,11 @@ class Window:
         self.until = -math.inf  # the present bucket's end
         self.calls = self.failed = self.slow = 0
 
-    def takes(self, now: float, seconds: float) -> bool:
-        """Count a good call, if that is all there is to do: the bucket is the present one, and it was not slow."""
-        if now >= self.until or seconds > self.slow_seconds:
-            return False
-        self.calls += 1
-        self.bucket[1] += 1
-        return True
-
     def add(self, now: float, failed: int, slow: int) -> None:
-        """Count one call that ended at `now`; `failed` and `slow` are 0 or 1."""
+        """Count one call that ended at `now`; `failed` and `slow` are 0 or 1.
+
+        A guard counts a good, quick call that ended before `until` by itself: one more in `calls` and in `bucket[1]`.
+        """
         if now >= self.until:
             self._turn(now)
         bucket = self.bucket

@@ -300,7 +300,7 @@ class Call:
             if granted is None:
                 if guard.observers.present:
                     guard.observers(CallRejected(guard.name, link.name, guard.clock(), "breaker"))
-                return breaker_open(link.breaker)
+                return breaker_open(link.breaker, link.breaker.open_seconds_left())
             permit = granted
         self.attempts += 1
         if guard.observers.present:
@@ -383,10 +383,9 @@ def abandon(guard: Policies, link: Link, permit: int, attempt: int, seconds: flo
         link.breaker.give_back(permit)
 
 
-def breaker_open(breaker: CircuitBreaker) -> BreakerOpen:
-    """Make a fresh error for a call that the breaker refuses."""
-    left = breaker.open_seconds_left()
-    until = "when it is released" if left == math.inf else f"in {left:.1f} s"
+def breaker_open(breaker: CircuitBreaker, seconds_left: float) -> BreakerOpen:
+    """Make a fresh error for a call that the breaker refuses for so long."""
+    until = "when it is released" if seconds_left == math.inf else f"in {seconds_left:.1f} s"
     return BreakerOpen(
         f"{breaker.name!r} was not called: its breaker is {breaker.state} ({breaker.reason}); "
         f"calls are let through again {until}"

@@ -78,7 +78,7 @@ class Fault:
             ("target", isinstance(self.target, str) and self.target, "a guard's name or pattern"),
             ("rate", 0 <= self.rate <= 1, "between 0 and 1"),
             ("seconds", 0 <= self.seconds < math.inf, "0 or more"),
-            ("nth", self.nth is None or self.nth >= 1, "1 or more"),
+            ("nth", self.nth is None or (isinstance(self.nth, int) and self.nth >= 1), "a whole number, 1 or more"),
             ("until_seconds", 0 <= self.from_seconds < self.until_seconds, "later than from_seconds"),
         ):
             if not good:
@@ -90,6 +90,29 @@ class Fault:
 
 class FaultPlan:
     """A seeded list of faults, and the count of calls it has seen. One plan may serve all guards of an application.
+
+    As a file, with everything that a fault may have:
+
+        seed = 7                    # of the rates; 0 where it is left out
+
+        [[fault]]
+        target = "trend"            # a guard's name or fnmatch pattern; "trend/*" are its fallbacks
+        action = "error"            # or hang, latency, corrupt, kill
+        rate = 0.3                  # 3 of 10 calls; every call where it is left out
+
+        [[fault]]
+        target = "volume"
+        action = "latency"
+        seconds = 2.5               # how late; for latency alone
+        nth = 4                     # only the fourth call of the link, retries counted
+
+        [[fault]]
+        target = "broker"
+        action = "hang"
+        from_seconds = 30           # a schedule: an outage that begins half a minute after the plan's first call,
+        until_seconds = 90          # and lasts for one
+
+    A fault strikes where all of its conditions hold. Where several strike one call, each does, in their order.
 
     Args:
         faults: applied in this order where several match.

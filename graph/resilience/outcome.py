@@ -5,6 +5,7 @@ AgentTimeout, AgentUnavailable, InjectedFault                yes       failure  
 lost connections, time-outs, HTTP statuses for "later"       yes       failure    yes
 other foreign errors (ValueError...), InvalidValue           no        failure    yes
 FallbackExhausted, QuorumNotReached, AgentUnhealthy          no        failure    yes
+UnusableAnswer: a mistake in the agent's code                no        failure    yes
 DeadlineExceeded of a nested guard                           no        failure    yes
 HTTP 4xx otherwise: another agent may serve the request      no        ignored    yes
 BreakerOpen, BulkheadFull of a nested guard: no call         no        ignored    yes

@@ -18,7 +18,11 @@ from agents.errors import ConfigError
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["Budget", "Retry", "retry_after_seconds", "without_backoff"]
+__all__ = ["JITTER", "Budget", "Retry", "retry_after_seconds", "without_backoff"]
+
+JITTER = Random()  # noqa: S311 - jitter is no secret
+"""Draws the jitter of all guards that were given no Random of their own: one for all, for it weighs more than a guard.
+A simulation seeds it."""
 
 _skips = 0  # how many `without_backoff` blocks we are in
 

@@ -322,6 +322,20 @@ async def test_rates_forget_what_is_old_on_both_ways(path):
     assert guard.breakers["trend"].reason == "3 of 4 calls in 60 s failed"
 
 
+async def test_rates_go_by_the_guards_own_clock_where_it_has_one(path):
+    now = 5000.0  # ahead of the loop's
+    policy = Breaker(failure_threshold=100, failure_rate=0.75, calls_min=4, window_seconds=60)
+    guard = Guard("trend", retry=None, breaker=policy, clock=lambda: now, **path)
+    for _ in range(3):
+        await guard(answer)
+    now += 61
+    await guard(answer)
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            await guard(down)
+    assert guard.breakers["trend"].reason == "3 of 4 calls in 60 s failed"
+
+
 async def test_a_clock_that_jumps_during_a_call_is_a_timeout_and_nothing_worse(path):
     guard = Guard("trend", attempt_timeout=5, retry=None, **path)
 

@@ -4,7 +4,7 @@ import operator
 from typing import Annotated, TypedDict
 
 import pytest
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
@@ -89,3 +89,39 @@ async def test_a_fan_out_of_guarded_members_shares_one_guard():
     builder.add_conditional_edges(START, lambda state: [Send("member", name) for name in "abc"], ["member"])
     builder.add_edge("member", END)
     assert sorted((await builder.compile().ainvoke({"text": ""}))["parts"]) == ["a", "b", "c"]
+
+
+@pytest.mark.asyncio(loop_factories=["real"])
+async def test_a_graph_that_is_wired_already_is_guarded_node_by_node():
+    calls = []
+
+    async def flaky(state: State) -> State:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionError("once")
+        return {"text": "model"}
+
+    def synchronous(state: State, config: RunnableConfig) -> State:
+        return {"parts": [state["text"], config["configurable"]["thread_id"]]}
+
+    def ask(state: State) -> State:
+        return {"approved": interrupt("go?")}
+
+    def guarded(guard, node):
+        async def call(state, config: RunnableConfig):
+            return await guard(node.ainvoke, state, config)
+
+        return RunnableLambda(call, name=guard.name)
+
+    builder = graph_of(flaky=flaky, synchronous=synchronous, ask=ask)
+    for name, spec in builder.nodes.items():
+        spec.runnable = guarded(Guard(name, retry=Retry(base_seconds=0)), spec.runnable)
+    graph, config = builder.compile(InMemorySaver()), {"configurable": {"thread_id": "1"}}
+    paused = await graph.ainvoke({"parts": []}, config)
+    assert paused["__interrupt__"][0].value == "go?"
+    assert len(calls) == 2
+    assert await graph.ainvoke(Command(resume=True), config) == {
+        "text": "model",
+        "parts": ["model", "1"],
+        "approved": True,
+    }

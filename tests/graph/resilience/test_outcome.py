@@ -31,6 +31,7 @@ TABLE = [
     (errors.FallbackExhausted(""), False, FAILURE, True),
     (errors.QuorumNotReached(""), False, FAILURE, True),
     (errors.AgentUnhealthy(), False, FAILURE, True),
+    (errors.UnusableAnswer(), False, FAILURE, True),
     (errors.DeadlineExceeded(), False, FAILURE, True),
     (Http(400), False, IGNORED, True),
     (Http(404), False, IGNORED, True),
