@@ -12,6 +12,7 @@ $(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "holdfast needs Python 3.11 or newer, and '$(PYTHON)' is older or absent: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): this takes a minute or two, once"
 
 # One stamp file an extra: installation is repeated only when pyproject.toml changed.
 $(VENV)/.installed: pyproject.toml | $(PY)
@@ -26,7 +27,7 @@ run: $(VENV)/.installed ## Set up, then run the trade workflow on a simulated ma
 	@$(PY) -m graph.run --workflow trade
 
 test: $(VENV)/.installed-dev ## Set up, then run the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -rs
 
 check: $(VENV)/.installed-dev ## Lint, format check, strict types, import direction
 	$(VENV)/bin/ruff check .

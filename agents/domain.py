@@ -214,7 +214,11 @@ class Finding:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stance", rules.finite("stance", self.stance, -1.0, 1.0))
         object.__setattr__(self, "confidence", rules.finite("confidence", self.confidence, 0.0, 1.0))
+        rules.text("analyst", self.analyst)
+        rules.text("rationale", self.rationale)
         rules.require(isinstance(self.evidence, Mapping), "evidence must be a mapping of names to numbers")
+        for name in self.evidence:
+            rules.text("an evidence's name", name)
         evidence = {str(name): rules.finite(f"evidence {name!r}", value) for name, value in self.evidence.items()}
         object.__setattr__(self, "evidence", evidence)
 

@@ -20,6 +20,7 @@ __all__ = [
     "one_line",
     "positive",
     "require",
+    "text",
     "towards_zero",
     "tuple_of",
     "whole",
@@ -39,6 +40,16 @@ def check_symbol(symbol: str) -> str:
 
 
 _DOWN = Context(prec=60, rounding=ROUND_DOWN)
+
+
+def text(name: str, value: Any) -> None:
+    """Text that can be written down anywhere: a str without lone surrogates."""
+    if not isinstance(value, str):
+        raise InvalidValue(f"{name} is a {type(value).__name__}, and must be a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{name} has characters that cannot be written down ({value!r:.60})") from None
 
 
 def towards_zero(quantity: Decimal, step: Decimal) -> Decimal:

@@ -6,6 +6,7 @@ writes a graph can show no next node and still have work to do.
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any, Protocol, TextIO
 from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, Text, insert, select, update
 
 from agents.clock import Clock, format_ns
-from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased
+from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased, StorageError
 from checkpoints.database import Database, metadata
 from checkpoints.saver import SqlSaver
 from checkpoints.store import checkpoints as _saved
@@ -212,17 +213,28 @@ class CheckpointManager:
 
         Raises:
             RunLeased: another process holds it.
+            StorageError: the run's folder cannot be used.
         """
         _check_id(run_id)
         folder = self._home / "runs" / run_id
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (folder / "lock").open("w") as lock:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise StorageError(
+                f"the folder {folder} cannot be used ({error}); nothing was started; mend its rights, or give --home"
+            ) from error
+        with lock:
             if not _hold(lock):
                 raise RunLeased(
                     f"run {run_id} is being worked on by another process; nothing was started;"
                     " wait for it, or stop that process, and resume again"
                 )
-            yield folder
+            _held.add(lock)
+            try:
+                yield folder
+            finally:
+                _held.discard(lock)
 
     def _run(self, row: Row[Any]) -> Run:
         status = RunStatus(row.status)
@@ -244,12 +256,26 @@ class CheckpointManager:
 
     def is_held(self, run_id: str) -> bool:
         """Whether a living process is working on the run."""
-        path = self._home / "runs" / run_id / "lock"
-        if not path.exists():
+        try:
+            with (self._home / "runs" / run_id / "lock").open() as lock:
+                return not _locked(lock, fcntl.LOCK_SH)
+        except FileNotFoundError:
             return False
-        with path.open() as lock:
-            return not _locked(lock, fcntl.LOCK_SH)
+        except OSError:  # who may not look must not take it for free
+            return True
 
+
+_held: set[TextIO] = set()
+
+
+def _let_go_in_child() -> None:
+    """A forked child shares its parent's locks, and would keep a run from being resumed after the parent's death."""
+    for lock in _held:
+        os.close(lock.fileno())
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 _LOOKS_MAX = 1000
 
@@ -305,7 +331,7 @@ def _difference(name: str, was: Any, now: Any) -> str:
 def _check_id(identifier: str) -> None:
     if not _ID.fullmatch(identifier):
         raise CheckpointNotFound(
-            f"{identifier!r:.80} is no id of a run or checkpoint; nothing was resumed;"
+            f"{identifier!r:.80} is no id of a run or checkpoint; nothing was done;"
             " ids are 1 to 64 letters, digits, _ and -; list them with --runs"
         )
 
@@ -314,7 +340,7 @@ def _row(connection: Connection, run_id: str) -> Row[Any]:
     row = connection.execute(select(_runs).where(_runs.c.run_id == run_id)).first()
     if row is None:
         raise CheckpointNotFound(
-            f"there is no run or checkpoint {run_id!r} here; nothing was resumed; list what there is with --runs,"
+            f"there is no run or checkpoint {run_id!r} here; nothing was done; list what there is with --runs,"
             " and mind --home"
         )
     return row

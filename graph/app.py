@@ -1,17 +1,16 @@
 """The composition root: settings in, a wired application out. The only place that picks concrete classes."""
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from agents.clock import Clock, SystemClock
-from agents.domain import Finding, MarketView
+from agents.domain import MarketView
 from agents.errors import ConfigError
 from agents.policy import RulePolicy
-from agents.research import DEFAULT_MEMBERS, Analyst, Member, load_analyst
+from agents.research import Member
 from checkpoints.database import Database
 from checkpoints.events import Entry, Timeline
 from checkpoints.ledger import OrderLedger
@@ -23,12 +22,12 @@ from graph.desk import OrderDesk
 from graph.feed import Feed
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
+from graph.state import BROKER, NODES
+from graph.swarm import is_finding_of, stand_in, swarm
 from graph.telemetry import FailureLog, Recorder, Watcher
-from graph.workflow import NODES, build_trade, fingerprint
+from graph.workflow import build_trade, fingerprint
 
-__all__ = ["App", "Compiled", "open_app", "swarm"]
-
-BROKER = "broker"
+__all__ = ["App", "Compiled", "open_app"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +64,19 @@ class App:
         faults: FaultPlan | None = None,
         watcher: Watcher | None = None,
         clock: Clock | None = None,
+        inline: bool = False,
     ) -> "App":
         """Open the home folder's databases and wire the application; `open_app` does so and closes it again.
+
+        `inline` keeps the databases off threads of their own: for simulations, whose clock cannot see those.
 
         Raises:
             StorageError: the home folder or a database in it cannot be used.
         """
         clock = clock or SystemClock()
-        database = Database.open(settings.folder / "holdfast.db")
+        database = Database.open(settings.folder / "holdfast.db", inline=inline)
         try:
-            broker = PaperBroker.open(settings.folder / "broker.db")
+            broker = PaperBroker.open(settings.folder / "broker.db", inline=inline)
         except BaseException:
             database.close()
             raise
@@ -139,7 +141,7 @@ class App:
             members=members,
             guards={member.name: self._member_guard(member.name, settings) for member in members},
             strategy_settings=settings.strategy,
-            gate_settings=settings.gate,
+            gate_settings=settings.bounded_gate,
             policy=RulePolicy(),
             desk=self.desk(settings),
             ledger=self.ledger,
@@ -150,11 +152,8 @@ class App:
         return build_trade(nodes, guards, self.recorder, **schema)
 
     def _member_guard(self, name: str, settings: Settings) -> Guard:
-        others = [
-            _answering_as(name, _member(path, required=False, built_in=_BUILT_IN).analyst)
-            for path in settings.fallbacks.get(name, ())
-        ]
-        return self.guard(name, accept=_finding_of(name), fallbacks=others)
+        others = [stand_in(name, path) for path in settings.fallbacks.get(name, ())]
+        return self.guard(name, accept=is_finding_of(name), fallbacks=others)
 
     def desk(self, settings: Settings) -> OrderDesk:
         """The desk with a run's own limits; the broker's guard never retries, since a retry could order twice."""
@@ -185,9 +184,10 @@ async def open_app(
     faults: FaultPlan | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
+    inline: bool = False,
 ) -> AsyncIterator[App]:
     """The application of `App.open`, with the shared account in it, closed at the end."""
-    app = await asyncio.to_thread(App.open, settings, faults=faults, watcher=watcher, clock=clock)
+    app = await asyncio.to_thread(App.open, settings, faults=faults, watcher=watcher, clock=clock, inline=inline)
     try:
         await app.ledger.open_account(SHARED_ACCOUNT, settings.cash)
         yield app
@@ -195,75 +195,20 @@ async def open_app(
         app.close()
 
 
-def swarm(settings: Settings) -> tuple[Member, ...]:
-    """The members that the settings name: built-in ones by name, others by `package.module:attribute`.
-
-    Raises:
-        ConfigError: a member is unknown, named twice, or named like a node.
-    """
-    members: dict[str, Member] = {}
-    for path, required in [(path, True) for path in settings.required] + [(path, False) for path in settings.optional]:
-        member = _member(path, required=required, built_in=_BUILT_IN)
-        if member.name in members or member.name in {*NODES, BROKER, "analyst"}:
-            raise ConfigError(
-                f"the swarm has two members or nodes named {member.name!r}; nothing was run; give each its own name"
-            )
-        members[member.name] = member
-    if not members:
-        raise ConfigError("the swarm has no members; nothing was run; name some in `required` or `optional`")
-    return tuple(members.values())
-
-
-_BUILT_IN = {member.name: member for member in DEFAULT_MEMBERS}
-
-
-def _member(path: str, *, required: bool, built_in: Mapping[str, Member]) -> Member:
-    if path in built_in:
-        known = built_in[path]
-        return Member(known.analyst, required=required, quick=known.quick, needs_market=known.needs_market)
-    if ":" not in path:
-        raise ConfigError(
-            f"{path!r:.80} is no built-in analyst; nothing was run; there are {', '.join(built_in)},"
-            " and your own as package.module:attribute"
-        )
-    return Member(load_analyst(path), required=required)
-
-
-def _finding_of(name: str) -> Callable[[Any], bool]:
-    """What counts as an answer of an analyst: anything else is a failed attempt, and goes to its fallbacks."""
-    return lambda answer: isinstance(answer, Finding) and answer.analyst == name
-
-
 def _is_update(answer: Any) -> bool:
     """What counts as an answer of a node."""
     return isinstance(answer, dict)
 
 
-def _answering_as(name: str, analyst: Analyst) -> Callable[[MarketView], Any]:
-    """An analyst that stands in for another: its findings count as the other's."""
-
-    def renamed(finding: Any) -> Any:
-        return replace(finding, analyst=name) if isinstance(finding, Finding) else finding
-
-    async def later(finding: Awaitable[Any]) -> Any:
-        return renamed(await finding)
-
-    def ask(view: MarketView) -> Any:
-        answer = analyst(view)
-        return later(answer) if inspect.isawaitable(answer) else renamed(answer)
-
-    ask.__name__ = analyst.name
-    return ask
-
-
 def _each(log: FailureLog, watcher: Watcher | None) -> Watcher:
-    """Both the log and whoever watches."""
+    """Both the log and whoever watches runs; what happens outside of any is for the log alone."""
     if watcher is None:
         return log
 
     def tell(entry: Entry) -> None:
         log(entry)
-        watcher(entry)
+        if entry.run_id:
+            watcher(entry)
 
     return tell
 

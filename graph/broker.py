@@ -68,9 +68,9 @@ class PaperBroker:
     idempotent: bool = True
 
     @classmethod
-    def open(cls, path: Path) -> "PaperBroker":
+    def open(cls, path: Path, *, inline: bool = False) -> "PaperBroker":
         """Open or create the broker's books; raises StorageError where the file cannot be used."""
-        return cls(Database.open(path, _books))
+        return cls(Database.open(path, _books, inline=inline))
 
     async def send(self, intent: OrderIntent) -> BrokerReport:
         return await self.database.awrite(lambda connection: self._execute(connection, intent))

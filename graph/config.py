@@ -4,7 +4,7 @@ import os
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ __all__ = ["GuardPolicy", "Settings", "load_settings"]
 class GuardPolicy:
     """How calls of one node or analyst are guarded; see `graph.resilience` for each. Times are in seconds.
 
-    `deadline` bounds all attempts together, None for no bound; `base_seconds` and `max_seconds` the back-off.
+    `deadline` bounds all attempts together, None for no bound; `base_seconds` and `max_seconds` the back-off. The
+    broker is never tried again, whatever stands here.
     """
 
     attempt_timeout: float = 30.0
@@ -80,6 +81,11 @@ class Settings(BaseSettings):
         return self.guards.get(name, GuardPolicy())
 
     @property
+    def bounded_gate(self) -> GateSettings:
+        """The gate's settings; its cap on weights is never wider than the strategist's own."""
+        return replace(self.gate, weight_max=min(self.gate.weight_max, self.strategy.weight_max))
+
+    @property
     def folder(self) -> Path:
         """`home` with `~` resolved."""
         return self.home.expanduser()
@@ -90,9 +96,39 @@ class Settings(BaseSettings):
         usual = Path(os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default).expanduser()
         return "" if self.folder == usual else f" --home {shlex.quote(str(self.home))}"
 
+    def of_run(self, kept: Mapping[str, Any]) -> "Settings":
+        """The settings that a run was started with; only where it is and how many run at once are today's.
+
+        Raises:
+            ConfigError: what was kept does not fit this version.
+        """
+
+        class Kept(Settings):
+            @classmethod
+            def settings_customise_sources(  # type: ignore[override]  # nothing of today is mixed in
+                cls, _cls: Any, init_settings: Any, **_: Any
+            ) -> Any:
+                return (init_settings,)
+
+        try:
+            return Kept(**{**kept, "home": self.home, "concurrency": self.concurrency})
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+
     def shaping(self) -> dict[str, Any]:
         """What shapes a decision, as JSON: kept with a run, so that it goes on as it began."""
-        names = {"cash", "window", "calendar", "required", "optional", "fallbacks", "strategy", "gate", "risk"}
+        names = {
+            "cash",
+            "window",
+            "calendar",
+            "required",
+            "optional",
+            "fallbacks",
+            "strategy",
+            "gate",
+            "risk",
+            "guards",
+        }
         return self.model_dump(mode="json", include=names)
 
 
@@ -107,6 +143,7 @@ def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
     path = config if config is not None else home / "holdfast.toml"
     data = _read_toml(path) if config is not None or path.is_file() else {}
     _check_names(data, f"settings file {path}")
+    _check_environment()
 
     class Loaded(Settings):
         @classmethod
@@ -143,6 +180,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 _SECTIONS: Mapping[str, type] = {"strategy": StrategySettings, "gate": GateSettings, "risk": RiskLimits}
+
+
+_NOT_SETTINGS = frozenset({"HOLDFAST_DATA", "HOLDFAST_SIM_RUNS"})  # what the test suite is told
+
+
+def _check_environment() -> None:
+    """The same for variables: the sources of settings only look at names that they know."""
+    for variable in sorted(os.environ):
+        upper = variable.upper()
+        if upper.startswith("HOLDFAST_") and upper not in _NOT_SETTINGS:
+            name = upper.removeprefix("HOLDFAST_").lower().partition("__")[0]
+            _refuse_unknown({name: None}, set(Settings.model_fields), "", f"the environment ({variable})")
 
 
 def _check_names(data: Mapping[str, Any], source: str) -> None:

@@ -1,6 +1,6 @@
 """The node functions: each takes the state, asks an agent, and returns an update. Thin on purpose."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -21,6 +21,7 @@ from graph.desk import OrderDesk
 from graph.feed import Feed
 from graph.resilience import Guard
 from graph.state import AnalystTask, TradeState
+from graph.swarm import ask
 
 __all__ = ["NODE_FALLBACKS", "SHARED_ACCOUNT", "TradeNodes", "account_of", "after_gate", "run_of"]
 
@@ -63,11 +64,10 @@ class TradeNodes:
         """Ask one member through its guard; what it cannot answer becomes an Outage, and the others go on."""
         member = next(each for each in self.members if each.analyst.name == task["analyst"])
         name = member.name
-        ask = _inline(member) if member.quick else member.analyst
         try:
-            finding = await self.guards[name](ask, task["view"])
+            finding = await self.guards[name](ask(member), task["view"])
         except Exception as error:  # noqa: BLE001 - the guard has done what can be done; the swarm decides on the rest
-            return {"findings": [Outage(name, member.required, f"{type(error).__name__}: {error}"[:500])]}
+            return {"findings": [Outage(name, member.required, _told(error))]}
         return {"findings": [finding]}
 
     async def synthesis(self, state: TradeState, config: RunnableConfig) -> dict[str, Any]:  # noqa: ARG002
@@ -161,13 +161,9 @@ def account_of(config: RunnableConfig) -> str:
     return str(config["configurable"].get("account") or run_of(config))
 
 
-def _inline(member: Member) -> Callable[[MarketView], Awaitable[Any]]:
-    """A quick rule as a coroutine: a hop to a thread would cost more than the rule itself."""
-
-    async def ask(view: MarketView) -> Any:
-        return member.analyst(view)
-
-    return ask
+def _told(error: Exception) -> str:
+    """An error in words that can be saved, whoever wrote them."""
+    return f"{type(error).__name__}: {error}"[:500].encode(errors="replace").decode()
 
 
 def _rule_stance(view: MarketView) -> float:

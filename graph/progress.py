@@ -37,7 +37,7 @@ class Board:
         """Apply one entry; gives the row that changed, or None for an entry of the run as a whole."""
         rows = self.runs.setdefault(entry.run_id, {name: _Row() for name in self._names})
         if not entry.subject:
-            if entry.kind not in {"RunStarted", "RunResumed"}:
+            if entry.kind not in {"RunStarted", "RunResumed", "EntriesLost"}:
                 self.ended[entry.run_id] = entry.kind.removeprefix("Run").lower()
             return None
         row = rows.setdefault(entry.subject, _Row())
@@ -93,7 +93,7 @@ class _Lines:
             return
         run = f"{entry.run_id}  " if self._with_run or row is None else ""
         what = entry.kind.removeprefix("Run").lower() if row is None else f"{entry.subject:<16} {_state(row, entry)}"
-        with suppress(BrokenPipeError):  # nobody reads on, as with `| head`: that is no reason to stop a trade
+        with suppress(OSError, ValueError):  # nobody reads on, or the disk is full: no reason to stop a trade
             sys.stdout.write(f"{monotonic() - self._began:8.3f} s  {run}{what}\n")
             sys.stdout.flush()
 

@@ -42,6 +42,7 @@ def _markdown(result: RunResult) -> str:
         + (f": {_text(result.run.error)}" if result.run.error else f", decision **{result.action}**")
         + (f". Resume with `{result.resume_command}`" if result.resume_command else "")
         + ".",
+        _head(result),
         *[f"- {_text(reason)}" for reason in result.reasons],
         "## Findings",
         _findings(result),
@@ -59,10 +60,18 @@ def _markdown(result: RunResult) -> str:
             ("id", "saved at", "stands before"),
             [(row.checkpoint_id, row.saved_at, row.before) for row in result.checkpoints],
         ),
+        *(["## Guards", _guards(result)] if result.troubles else []),
         "## Timeline",
         _timeline(result.timeline),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _head(result: RunResult) -> str:
+    view = result.state.get("view")
+    as_of = datetime.fromtimestamp(result.run.as_of_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
+    bars = f"{len(view)} bars of {_text(view.source)}, trading hours {_text(view.calendar)}" if view else "no bars yet"
+    return f"{_text(result.run.symbol)} as of {as_of}, decided on {bars}."
 
 
 def _findings(result: RunResult) -> str:
@@ -99,7 +108,7 @@ def _plan(result: RunResult) -> str:
         ("revision", plan.revision),
         ("degradation level", plan.level),
     ]
-    return _table(("plan", "value"), rows) + "".join(f"\n- {_text(reason)}" for reason in plan.reasons)
+    return _table(("plan", "value"), rows)
 
 
 def _checks(checks: Iterable[Check]) -> str:
@@ -120,6 +129,16 @@ def _orders(result: RunResult) -> str:
         + f"\n\nAccount {result.portfolio.account}: cash {result.portfolio.cash:.2f}, holding {held},"
         f" realised {result.portfolio.realised:.2f}, fees {result.portfolio.fees:.2f}."
     )
+
+
+def _guards(result: RunResult) -> str:
+    """Who had trouble; nothing is said of the others."""
+    head = ("guard", "attempts", "failed", "refused", "retries", "trips", "fallbacks", "last error")
+    rows = [
+        (each.guard, each.attempts, each.failed, each.refused, each.retries, each.trips, each.fallbacks, each.error)
+        for each in result.troubles
+    ]
+    return _table(head, rows)
 
 
 def _timeline(entries: Sequence[Entry]) -> str:

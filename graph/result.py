@@ -11,7 +11,50 @@ from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, Verdi
 from checkpoints.events import Entry
 from checkpoints.runs import CheckpointRow, Run, RunStatus
 
-__all__ = ["RunResult", "one_line", "plain"]
+__all__ = ["RunResult", "Trouble", "one_line", "plain"]
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What one guard had to do for a run, where not every first attempt was a good one.
+
+    `attempts` made, of which `failed` (or were cancelled); calls that were `refused` without one; `retries`; `trips`
+    of its breakers; `fallbacks` that were asked; the newest `error`.
+    """
+
+    guard: str
+    attempts: int = 0
+    failed: int = 0
+    refused: int = 0
+    retries: int = 0
+    trips: int = 0
+    fallbacks: int = 0
+    error: str = ""
+
+    def take(self, entry: Entry) -> None:
+        """Count one entry of the timeline."""
+        counted = _COUNTED.get(entry.kind)
+        if counted is not None:
+            setattr(self, counted, getattr(self, counted) + 1)
+        if entry.detail.get("error"):
+            self.error = f"{entry.detail.get('error_type', 'error')}: {entry.detail['error']}"
+
+    @property
+    def any(self) -> bool:
+        """Whether there was trouble at all."""
+        return bool(self.failed or self.refused or self.retries or self.trips or self.fallbacks)
+
+
+_COUNTED: Mapping[str, str] = {
+    "AttemptStarted": "attempts",
+    "AttemptFailed": "failed",
+    "AttemptCancelled": "failed",
+    "CallRejected": "refused",
+    "RetryScheduled": "retries",
+    "BreakerOpened": "trips",
+    "FallbackUsed": "fallbacks",
+    "LastResortUsed": "fallbacks",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +108,15 @@ class RunResult:
         return tuple(dict.fromkeys((*planned, *self.state.get("notes", ()))))
 
     @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        """Every node, analyst or broker that had trouble in this run, in the order of their first calls."""
+        guards: dict[str, Trouble] = {}
+        for entry in self.timeline:
+            if entry.subject:
+                guards.setdefault(entry.subject, Trouble(entry.subject)).take(entry)
+        return tuple(guard for guard in guards.values() if guard.any)
+
+    @property
     def resume_command(self) -> str | None:
         """The command that goes on with the run, or None where nothing is left to do."""
         if self.run.status is RunStatus.FINISHED:
@@ -89,6 +141,7 @@ class RunResult:
             "checkpoints": [
                 {"id": row.checkpoint_id, "before": row.before, "saved_at": row.saved_at} for row in self.checkpoints
             ],
+            "guards": [plain(trouble) for trouble in self.troubles],
             "resumed_from": self.resumed_from,
             "resume_command": self.resume_command,
         }

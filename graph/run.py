@@ -4,6 +4,8 @@ Nothing heavy is imported here, so that `--help` and usage errors answer at once
 """
 
 import gc
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,12 +33,14 @@ Exit codes: 0 finished, whatever the decision; 1 failed; 2 bad usage or input; 3
 @app.command(epilog=_EXAMPLES, no_args_is_help=True)
 def run(  # noqa: PLR0917 - the parameters are the command line
     workflow: Annotated[str | None, typer.Option(help="Run this workflow; --workflows lists them.")] = None,
-    symbol: Annotated[list[str] | None, typer.Option(help="What to decide on; repeat it for several runs.")] = None,
+    symbol: Annotated[list[str] | None, typer.Option(metavar="SYMBOL", help="What to decide on; repeat it.")] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Bars as CSV or Parquet: one file a --symbol, or a folder of SYMBOL.csv files."),
+        typer.Option(metavar="PATH", help="Bars as CSV or Parquet: one file a --symbol, or a folder of SYMBOL.csv."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated market, where no --data is given.")] = 7,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the simulated market, where no --data is given (default 7).")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a run, by its id or the id of one of its checkpoints.")
     ] = None,
@@ -51,6 +55,12 @@ def run(  # noqa: PLR0917 - the parameters are the command line
             metavar="TARGET=FAULT",
             help="Make a node, analyst or the broker fail: kill, error, hang, latency:SECONDS, corrupt.",
         ),
+    ] = None,
+    faults: Annotated[
+        Path | None, typer.Option(metavar="PLAN.TOML", help="Faults from a file, besides those of --inject.")
+    ] = None,
+    fault_seed: Annotated[
+        int | None, typer.Option(help="Seed of faults with a rate (default: that of the file, or 0).")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Runs at the same time (default 8).")] = None,
     calendar: Annotated[
@@ -69,12 +79,17 @@ def run(  # noqa: PLR0917 - the parameters are the command line
     if len(chosen) != 1:
         given = " and ".join(chosen) or "none"
         _refuse(f"give exactly one of --workflow, --resume, --runs, --checkpoints and --workflows, not {given}")
-    market_flags = {"--symbol": symbol, "--data": data}
-    misplaced = [name for name, value in market_flags.items() if value and not workflow]
+    market_flags = {"--symbol": symbol, "--data": data, "--seed": seed}
+    misplaced = [name for name, value in market_flags.items() if value not in (None, []) and not workflow]
     if misplaced:
         _refuse(f"{misplaced[0]} goes with --workflow only: what exists already carries its own market")
-    if inject and not (workflow or resume):
-        _refuse("--inject goes with --workflow or --resume only: nothing else runs an agent")
+    if data and seed is not None:
+        _refuse("--seed is of the simulated market, and --data is not simulated: give one of them")
+    for name, value in {"--inject": inject, "--faults": faults}.items():
+        if value and not (workflow or resume):
+            _refuse(f"{name} goes with --workflow or --resume only: nothing else runs an agent")
+    if fault_seed is not None and not (inject or faults):
+        _refuse("--fault-seed goes with --inject or --faults only: there are no faults to draw")
     # Importing makes a hundred thousand objects that all stay: looking for garbage among them costs a tenth of the
     # start, and looking at them ever again costs pauses later.
     gc.disable()
@@ -88,8 +103,10 @@ def run(  # noqa: PLR0917 - the parameters are the command line
         subject=workflow or resume or checkpoints or "",
         symbols=tuple(symbol or ()),
         data=tuple(data or ()),
-        seed=seed,
+        seed=7 if seed is None else seed,
         inject=tuple(inject or ()),
+        faults=faults,
+        fault_seed=fault_seed,
         config=config,
         flags={"home": home, "concurrency": concurrency, "calendar": calendar},
         plain=plain,
@@ -108,6 +125,8 @@ _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the copy o
 
 def main() -> None:
     """Entry point of the console script. A usage error is one line, as every other error is."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the workflow takes them over, there is nothing to save
+        signal.signal(number, lambda *_: os._exit(3))
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:

@@ -14,7 +14,7 @@ from agents.domain import Portfolio
 from agents.errors import CriticalDegradation, HoldfastError
 from checkpoints.runs import Run, RunStatus, check_fingerprint
 from graph.app import App, Compiled
-from graph.config import Settings, load_settings
+from graph.config import Settings
 from graph.feed import Feed, FileFeed, SimulatedFeed
 from graph.nodes import SHARED_ACCOUNT
 from graph.report import write_report
@@ -55,14 +55,19 @@ class Runner:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._controls: set[RunControl] = set()
+        self._controls: dict[str, RunControl] = {}
         self._stopping = False
 
     def stop(self) -> None:
         """Let every run finish the step that it is in, and start no other."""
         self._stopping = True
-        for control in self._controls:
+        for control in self._controls.values():
             control.request_drain()
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The ids of the runs that are running now."""
+        return tuple(self._controls)
 
     async def start_all(self, market: Market, keep: Callable[[RunResult], Any] = lambda result: result) -> list[Any]:
         """One run for each symbol. A run that fails is a result with its error; the others go on.
@@ -123,7 +128,7 @@ class Runner:
         with app.manager.claim(run.run_id) as folder:
             run = await app.manager.run(run.run_id)  # as it is now that nobody else works on it
             market = Market.from_json(run.parameters["market"])
-            settings = load_settings(None, home=app.settings.home, **run.parameters["settings"])
+            settings = app.settings = app.settings.of_run(run.parameters["settings"])
             fresh = not await app.manager.has_checkpoint(run.run_id)
             feed = await asyncio.to_thread(market.feed, settings) if fresh else _NoFeed()
             compiled = app.trade(settings, feed)
@@ -175,7 +180,7 @@ class Runner:
         config: dict[str, Any] = {"configurable": {"thread_id": run.run_id, "account": run.account}}
         if rewind_to is not None:
             config["configurable"]["checkpoint_id"] = rewind_to
-        self._controls.add(control)
+        self._controls[run.run_id] = control
         if self._stopping:  # asked while the run was being set up
             control.request_drain()
         status, error = RunStatus.FINISHED, ""
@@ -186,12 +191,12 @@ class Runner:
         except Exception as failure:  # noqa: BLE001 - whatever a node raised: the run failed, and is told so
             status, error = RunStatus.FAILED, f"{type(failure).__name__}: {failure}"
         finally:
-            self._controls.discard(control)
+            del self._controls[run.run_id]
         run = await app.manager.mark(run.run_id, status, error)
         app.recorder.note(run.run_id, f"Run{status.capitalize()}", error=error)
         await app.recorder.flush(run.run_id)
         result = await self._result(run, compiled, resumed_from)
-        with suppress(OSError):  # what the report would say is in the database: a full disk must not undo the run
+        with suppress(Exception):  # what the report would say is in the database: a report must not undo the run
             await asyncio.to_thread(write_report, folder, result)
         return result
 

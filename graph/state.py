@@ -7,7 +7,13 @@ from typing_extensions import TypedDict  # the schemas of input forms need this 
 
 from agents.domain import Finding, MarketView, Order, Outage, Portfolio, Synthesis, TradePlan, Verdict
 
-__all__ = ["AnalystTask", "SymbolInput", "TradeState", "by_analyst"]
+__all__ = ["BROKER", "NODES", "AnalystTask", "SymbolInput", "TradeState", "by_analyst"]
+
+NODES = ("research", "synthesis", "strategy", "quality_gate", "execution")
+"""The guarded nodes of the trade workflow; the node `analyst` is guarded member by member."""
+
+BROKER = "broker"
+"""The name of the guard around every call to the broker."""
 
 
 def by_analyst(known: Sequence[Finding | Outage], new: Sequence[Finding | Outage]) -> list[Finding | Outage]:

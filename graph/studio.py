@@ -8,10 +8,11 @@ import asyncio
 import threading
 from typing import Any
 
-from graph.app import App, swarm
+from graph.app import App
 from graph.config import load_settings
 from graph.feed import SimulatedFeed
 from graph.state import SymbolInput
+from graph.swarm import swarm
 
 __all__ = ["trade"]
 

@@ -1,15 +1,21 @@
 """What is printed at the end: the decision, the gate's table, orders, checkpoints, and how to go on."""
 
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from agents.domain import Check
+from agents.domain import Check, Outage
 from checkpoints.runs import CheckpointRow, Run, RunStatus
 from graph.result import RunResult, one_line
 from graph.workflow import Workflow
 
 __all__ = ["brief", "print_checkpoints", "print_line", "print_result", "print_runs", "print_workflows"]
+
+_WHOLE = frozenset({"id", "run", "client order id", "check", "status", "side"})
+_WIDE = 100
+"""Columns from which ids stay in one piece; a narrower terminal folds them, and never cuts them."""
 
 
 def brief(result: RunResult) -> str:
@@ -40,9 +46,15 @@ def print_result(result: RunResult) -> None:
         console.print(f"Decision  {_headline(result)}", highlight=False)
         for reason in result.reasons:
             _say(console, f"          {one_line(reason)}")
+    for each in result.state.get("findings", ()):
+        if isinstance(each, Outage):
+            kind = "required" if each.required else "optional"
+            _say(console, f"Missing   {each.analyst} ({kind}): {one_line(each.error)}")
+    console.print()
     if result.verdict is not None:
         _print_checks(console, f"Quality gate: {result.verdict.outcome}", result.verdict.checks)
     _print_orders(console, result)
+    _print_guards(console, result)
     _print_rows(console, result.checkpoints)
     _say(console, f"Report    {result.folder / 'report.md'}")
 
@@ -59,7 +71,7 @@ def _print_checks(console: Any, title: str, checks: Sequence[Check]) -> None:
     table = _table(title, "check", "", "value", "limit", "reason")
     for check in checks:
         _add(table, check.name, "ok" if check.passed else "FAILED", check.value, check.limit, check.reason)
-    console.print(table)
+    _show(console, table)
 
 
 def _print_orders(console: Any, result: RunResult) -> None:
@@ -70,8 +82,18 @@ def _print_orders(console: Any, result: RunResult) -> None:
         price = order.price if order.price is not None else order.intent.reference_price
         quantity = f"{order.intent.quantity:f}"
         _add(table, order.client_order_id, order.intent.side, quantity, f"{price:f}", order.status, order.reason)
-    console.print(table)
+    _show(console, table)
     _print_checks(console, "Risk checks", result.orders[-1].checks)
+
+
+def _print_guards(console: Any, result: RunResult) -> None:
+    if not result.troubles:
+        return
+    columns = ("guard", "attempts", "failed", "refused", "retries", "trips", "fallbacks")
+    table = _table("Guards (who had trouble)", *columns, "last error")
+    for each in result.troubles:
+        _add(table, *(getattr(each, name) for name in columns), each.error)
+    _show(console, table)
 
 
 def print_checkpoints(run: Run, rows: Sequence[CheckpointRow]) -> None:
@@ -84,8 +106,12 @@ def print_checkpoints(run: Run, rows: Sequence[CheckpointRow]) -> None:
 def _print_rows(console: Any, rows: Sequence[CheckpointRow]) -> None:
     table = _table("Checkpoints", "id", "saved at", "stands before")
     for row in rows:
-        _add(table, row.checkpoint_id, row.saved_at, row.before)
-    console.print(table)
+        _add(table, row.checkpoint_id, _to_the_millisecond(row.saved_at), row.before)
+    _show(console, table)
+
+
+def _to_the_millisecond(saved_at: str) -> str:
+    return datetime.fromisoformat(saved_at).isoformat(timespec="milliseconds") if saved_at else ""
 
 
 def print_runs(runs: Sequence[Run]) -> None:
@@ -98,7 +124,7 @@ def print_runs(runs: Sequence[Run]) -> None:
     for run in runs:
         started = datetime.fromtimestamp(run.created_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
         _add(table, run.run_id, run.status, run.symbol, started, run.error)
-    console.print(table)
+    _show(console, table)
     if any(run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED} for run in runs):
         console.print("Go on with one by: python -m graph.run --resume RUN_ID", highlight=False)
 
@@ -113,6 +139,17 @@ def print_workflows(workflows: Iterable[Workflow]) -> None:
 def _say(console: Any, line: str) -> None:
     """One line as it is: neither wrapped nor read as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _show(console: Any, table: Any) -> None:
+    """A table; off a terminal without the blanks that only fill it up to its width."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    _say(console, "\n".join(lines).rstrip() + "\n")
 
 
 def _add(table: Any, *cells: object) -> None:
@@ -142,7 +179,7 @@ def _table(title: str, *columns: str) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= _WIDE
     for name in columns:
-        whole = name in {"id", "run", "client order id", "check", "status", "side"}
-        table.add_column(name, no_wrap=whole, overflow="fold")
+        table.add_column(name, no_wrap=wide and name in _WHOLE, overflow="fold")
     return table

@@ -26,6 +26,8 @@ class Recorder:
     """An observer of guards: turns their events into timeline entries, and writes those when `flush` is awaited.
 
     Entries wait in memory until then, at most `_WAITING_MAX` a run: the node that caused them flushes when it ends.
+    What is beyond that is shown to the watcher like all others, but is missing in the timeline, which then has an
+    entry `EntriesLost` with their `count`.
     """
 
     _WAITING_MAX = 10_000
@@ -35,12 +37,14 @@ class Recorder:
         self._clock = clock
         self._watcher = watcher
         self._waiting: dict[str, list[Entry]] = {}
+        self._lost: dict[str, int] = {}
 
     def __call__(self, event: GuardEvent) -> None:
-        """Take a guard's event for the current run; what happens outside of any run is in no timeline."""
+        """Take a guard's event for the current run.
+
+        What happens outside of any run is in no timeline: the watcher is shown it, as an entry without a run.
+        """
         run_id = CURRENT_RUN.get()
-        if not run_id:
-            return
         detail = asdict(event)
         subject = detail.pop("guard")
         detail.pop("at")
@@ -51,22 +55,34 @@ class Recorder:
     def note(self, run_id: str, kind: str, subject: str = "", **detail: Any) -> None:
         """Keep one entry."""
         entry = Entry(run_id, self._clock.now_ns(), kind, subject, detail)
-        waiting = self._waiting.setdefault(run_id, [])
-        if len(waiting) < self._WAITING_MAX:
-            waiting.append(entry)
+        if run_id:
+            self._keep(entry)
         if self._watcher is not None:
             self._watcher(entry)
 
+    def _keep(self, entry: Entry) -> None:
+        waiting = self._waiting.setdefault(entry.run_id, [])
+        if len(waiting) < self._WAITING_MAX:
+            waiting.append(entry)
+        else:
+            self._lost[entry.run_id] = self._lost.get(entry.run_id, 0) + 1
+
     async def flush(self, run_id: str) -> None:
         """Write what waits for a run. A timeline that cannot be written must not stop a trade: the entries stay."""
-        entries = self._waiting.pop(run_id, [])
+        entries, lost = self._waiting.pop(run_id, []), self._lost.pop(run_id, 0)
+        loss = [Entry(run_id, self._clock.now_ns(), "EntriesLost", detail={"count": lost})] if lost else []
+        written = False
         try:
             with suppress(StorageError):
-                await self._timeline.append(entries)
-                entries = []
+                await self._timeline.append(entries + loss)
+                written = True
         finally:
-            if entries:
+            if not written and entries:
                 self._waiting[run_id] = entries + self._waiting.get(run_id, [])
+                self._lost[run_id] = lost + self._lost.get(run_id, 0)
+        if self._watcher is not None:
+            for entry in loss if written else ():
+                self._watcher(entry)
 
 
 class FailureLog:
@@ -75,24 +91,8 @@ class FailureLog:
     The file is opened, and structlog imported, with the first of them: a day without failures has no such file.
     """
 
-    _FAILURES = frozenset(
-        {
-            "AttemptFailed",
-            "BreakerOpened",
-            "BreakerHalfOpened",
-            "BreakerClosed",
-            "CallRejected",
-            "DeadlineExpired",
-            "FallbackUsed",
-            "FaultInjected",
-            "LastResortUsed",
-            "RetryScheduled",
-            "RunFailed",
-            "RunResumed",
-            "RunStopped",
-            "TimedOut",
-        }
-    )
+    # Those that are left out are named, so that no new kind of failure can be forgotten.
+    _FINE = frozenset({"AttemptStarted", "AttemptSucceeded", "QuorumReached", "RunFinished", "RunStarted"})
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -101,17 +101,19 @@ class FailureLog:
 
     def __call__(self, entry: Entry) -> None:
         """Log an entry, if it is of that kind."""
-        if entry.kind in self._FAILURES:
-            subject = {"subject": entry.subject} if entry.subject else {}
+        if entry.kind not in self._FINE:
+            told = {"run_id": entry.run_id, "subject": entry.subject}
+            named = {name: value for name, value in told.items() if value}
             with suppress(OSError):  # the timeline has it too; a log that cannot be written must not stop a trade
                 logger = self._logger or self._open()
-                logger.warning(entry.kind, run_id=entry.run_id, time_ns=entry.time_ns, **subject, **entry.detail)
+                logger.warning(entry.kind, time_ns=entry.time_ns, **named, **entry.detail)
 
     def close(self) -> None:
         """Close the file, if it was ever opened."""
-        if self._file is not None:
-            self._file.close()
-            self._file = self._logger = None
+        file, self._file, self._logger = self._file, None, None
+        if file is not None:
+            with suppress(OSError):  # what is left in its buffer may not fit on the disk
+                file.close()
 
     def _open(self) -> Any:
         import structlog  # noqa: PLC0415 - only failures need it

@@ -12,10 +12,7 @@ from graph.resilience import Guard
 from graph.state import AnalystTask, TradeState
 from graph.telemetry import CURRENT_RUN, Recorder
 
-__all__ = ["NODES", "WORKFLOWS", "Workflow", "build_trade", "fingerprint"]
-
-NODES = ("research", "synthesis", "strategy", "quality_gate", "execution")
-"""The guarded nodes of the trade workflow; `analyst` is guarded member by member."""
+__all__ = ["WORKFLOWS", "Workflow", "build_trade", "fingerprint"]
 
 Node = Callable[[Any, RunnableConfig], Awaitable[dict[str, Any]]]
 

@@ -76,12 +76,15 @@ def test_killed_inside_a_node_and_resumed(tmp_path, quiet, target):
     assert not done & set(asked(resumed.stdout)), "what was done is done again"
 
 
-def test_killed_in_the_middle_of_the_swarm(tmp_path, quiet):
+@pytest.mark.parametrize("by", ["run", "head"])
+def test_killed_in_the_middle_of_the_swarm(tmp_path, quiet, by):
     killed = holdfast(tmp_path, "--workflow", "trade", "--plain", "--inject", "mean_reversion=kill")
     assert killed.returncode == -signal.SIGKILL
     assert set(ANALYSTS) <= set(asked(killed.stdout)), "the siblings were not asked at the same time"
 
-    resumed = holdfast(tmp_path, "--resume", RUN_ID, "--plain")
+    listed = holdfast(tmp_path, "--checkpoints", RUN_ID, "--json").stdout.splitlines()
+    identifier = RUN_ID if by == "run" else json.loads(listed[-1])["id"]
+    resumed = holdfast(tmp_path, "--resume", identifier, "--plain")
     assert resumed.returncode == 0, resumed.stderr
     assert outcome(tmp_path) == quiet
     assert set(asked(resumed.stdout)) & set(ANALYSTS) == {"mean_reversion"}

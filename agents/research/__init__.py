@@ -116,7 +116,7 @@ def _imported(path: str) -> Any:
         raise _refusal(path, "is not of the form package.module:attribute")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refusal(path, f"cannot be imported ({type(error).__name__}: {error})") from error
     if not hasattr(module, attribute):
         raise _refusal(path, f"does not exist: module {module_name} has no {attribute!r:.60}")
@@ -126,7 +126,7 @@ def _imported(path: str) -> Any:
 def _made(path: str, analyst_class: type) -> Any:
     try:
         return analyst_class()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _refusal(path, f"cannot be made without arguments ({type(error).__name__}: {error})") from error
 
 

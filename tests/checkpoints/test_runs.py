@@ -5,13 +5,15 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from typing import TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from agents.clock import ReplayClock
-from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased
+from agents.clock import ReplayClock, SystemClock
+from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased, StorageError
 from checkpoints.database import Database
 from checkpoints.runs import CheckpointManager, RunStatus, check_fingerprint
 from checkpoints.saver import SqlSaver
@@ -252,7 +254,7 @@ class TestLocate:
     async def test_any_other_text_is_no_run(self, home, hostile):
         await home.begin()
         for ask in (home.manager.locate, home.manager.run, lambda text: home.manager.checkpoints(text, None)):
-            with pytest.raises(CheckpointNotFound, match="nothing was resumed") as caught:
+            with pytest.raises(CheckpointNotFound, match="nothing was done") as caught:
                 await ask(hostile)
             assert "\n" not in str(caught.value)
             assert len(str(caught.value)) < 300
@@ -288,3 +290,39 @@ class TestAtOnce:
     async def test_runs_begun_at_once_have_ids_of_their_own(self, home):
         runs = await asyncio.gather(*(home.begin() for _ in range(20)))
         assert {run.run_id for run in runs} == {f"trade-SIM-20130301T000000Z-{n}" for n in range(1, 21)}
+
+
+def test_a_forked_child_does_not_keep_the_run(tmp_path):
+    """An analyst may fork; the child must not hold the run when the parent has let go of it."""
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from agents.clock import SystemClock\n"
+        "from checkpoints.runs import CheckpointManager\n"
+        "manager = CheckpointManager(None, None, Path(sys.argv[1]), SystemClock())\n"
+        "with manager.claim('r'):\n"
+        "    if os.fork() == 0:\n"
+        "        print('child', flush=True)\n"
+        "        sys.stdin.read()\n"
+        "        os._exit(0)\n"
+        "    sys.stdin.readline()\n"
+        "print('let go', flush=True)\n"
+    )
+    manager = CheckpointManager(None, None, tmp_path, SystemClock())
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout.readline() == "child\n"
+        assert manager.is_held("r")
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert not manager.is_held("r"), "the child still holds it"
+        parent.stdin.close()
+
+
+def test_a_run_that_cannot_be_looked_at_is_not_free(tmp_path):
+    manager = CheckpointManager(None, None, tmp_path, SystemClock())
+    (tmp_path / "runs" / "r" / "lock").mkdir(parents=True)
+    assert manager.is_held("r")
+    with pytest.raises(StorageError, match="cannot be used"), manager.claim("r"):
+        pass

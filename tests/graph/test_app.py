@@ -10,9 +10,10 @@ from agents.clock import ReplayClock
 from agents.domain import Finding
 from agents.errors import ConfigError, StorageError
 from agents.research import Member
-from graph.app import App, open_app, swarm
+from graph.app import App, open_app
 from graph.feed import SimulatedFeed
 from graph.resilience import FaultPlan
+from graph.swarm import swarm
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -71,6 +72,18 @@ class TestOpen:
             "error": "no\nline",
             "level": "",
         }
+
+    async def test_what_fails_outside_of_any_run_is_for_the_log_alone(self, settings, tmp_path):
+        async def gone():
+            raise ConnectionError
+
+        seen = []
+        async with open_app(settings(), watcher=seen.append) as app:
+            with pytest.raises(ConnectionError):
+                await app.guard("broker", retry=None)(gone)
+        assert seen == []
+        (line,) = (tmp_path / "home" / "failures.log").read_text().splitlines()
+        assert json.loads(line)["event"] == "AttemptFailed"
 
     async def test_a_log_that_cannot_be_written_stops_nobody(self, settings, tmp_path):
         (tmp_path / "home" / "failures.log").mkdir(parents=True)

@@ -140,12 +140,64 @@ class TestPeople:
         code, out, err = run(
             "workflow", "trade", symbols=("A", "B"), flags={"concurrency": 1}, json=as_json, plain=True
         )
-        assert (code, err) == (3, "")
+        assert (code, err) == (3, "stopping after the present step of each run; ask again to stop at once\n")
         HOOKS.clear()
         (row,) = objects(run("runs", json=True)[1])
         assert row["status"] == "stopped"
         assert row["run_id"] in out
         assert run("resume", row["run_id"], json=True)[0] == 0
+
+
+class TestFaults:
+    @pytest.fixture
+    def plan(self, tmp_path):
+        def plan(text):
+            path = tmp_path / "plan.toml"
+            path.write_text(text)
+            return path
+
+        return plan
+
+    def told(self, run, **more):
+        code, out, err = run("workflow", "trade", json=True, **more)
+        assert err == ""
+        (one,) = objects(out)
+        return code, {each["guard"]: each["failed"] for each in one["guards"]}
+
+    def test_a_file_and_flags_add_up(self, run, plan):
+        path = plan('[[fault]]\ntarget = "bull"\naction = "error"\nnth = 1\n')
+        assert self.told(run) == (0, {})
+        assert self.told(run, faults=path) == (0, {"bull": 1})
+        assert self.told(run, faults=path, inject=("bull=error@2", "strategy=error@1")) == (
+            0,
+            {"bull": 2, "strategy": 1},
+        )
+
+    def test_the_seed_is_that_of_the_file_or_of_the_flag(self, run, plan):
+        half = '[[fault]]\ntarget = "*"\naction = "error"\nrate = 0.5\n'
+        of_file = self.told(run, faults=plan("seed = 5\n" + half))
+        assert self.told(run, faults=plan(half), fault_seed=5) == of_file
+        assert self.told(run, inject=("*=error:0.5",), fault_seed=5) == of_file
+        others = [self.told(run, faults=plan(half), fault_seed=seed) for seed in range(4)]
+        assert any(each != of_file for each in others)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "this is no plan",
+            "sede = 7",
+            '[[fault]]\ntarget = "nobody"\naction = "error"',
+            '[[fault]]\ntarget = "bull"\naction = "explode"',
+            '[[fault]]\ntarget = "bull"\naction = "error"\nnth = 1.5',
+            '[[fault]]\ntarget = "bull"\naction = "error"\nrtae = """\n0.3"""',
+        ],
+    )
+    def test_a_bad_plan_is_one_line_and_two(self, run, plan, text):
+        for faults in (plan(text), plan(text).with_name("absent.toml")):
+            code, out, err = run("workflow", "trade", faults=faults)
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert err.startswith("error: ")
+            assert "nothing was run" in err
 
 
 class TestBadInput:

@@ -1,5 +1,6 @@
 """Settings: who wins, and that nothing is ignored in silence."""
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -69,6 +70,19 @@ class TestPrecedence:
         assert settings.required == ("trend",)
         assert settings.guard("trend") == GuardPolicy(max_attempts=1)
         assert settings.guard("breakout") == GuardPolicy()
+
+    def test_what_a_policy_does_not_say_is_the_default(self):
+        settings = load_settings(guards={"research": {"attempt_timeout": 2}, "trend": {"deadline": 9}})
+        assert settings.guard("research") == replace(GuardPolicy(), attempt_timeout=2)
+        assert settings.guard("trend") == GuardPolicy(deadline=9)
+        usual = load_settings().guard("strategy")
+        assert (usual.max_attempts, usual.base_seconds, usual.max_seconds, usual.attempt_timeout) == (
+            3,
+            1.0,
+            60.0,
+            30.0,
+        )
+        assert (usual.failure_threshold, usual.success_threshold, usual.open_seconds) == (5, 2, 60.0)
 
     def test_what_shapes_a_run_is_kept_and_loaded_again(self, toml, monkeypatch):
         first = load_settings(toml('cash = "12.5"\nrequired = ["trend"]\n[risk]\nquantity_step = "0.5"\n'))

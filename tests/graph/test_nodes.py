@@ -145,9 +145,9 @@ class TestAnalyst:
             (ValueError("no data"), "ValueError: no data"),
             (ConnectionError("dead"), "ConnectionError: dead"),
             (StopIteration(), "RuntimeError"),
-            ("rubbish", "AgentUnavailable: 'a' answered 'rubbish'"),
-            ({"stance": 1.0}, "AgentUnavailable"),
-            (Finding("other", 1.0, 1.0, "I am somebody else"), "AgentUnavailable"),
+            ("rubbish", "UnusableAnswer: analyst a returned str ('rubbish')"),
+            ({"stance": 1.0}, "UnusableAnswer"),
+            (Finding("other", 1.0, 1.0, "I am somebody else"), "a finding named 'other'"),
         ],
     )
     async def test_whatever_else_comes_is_an_outage(self, make, view, kind, answer, told):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from checkpoints.events import Entry
 from checkpoints.runs import RunStatus
 from graph.report import write_report
 
@@ -71,6 +72,55 @@ def test_no_text_changes_its_shape(written, make_result, hostile, status):
     assert "<script" not in text
     assert all(mark.isprintable() or mark == "\n" for mark in text)
     assert data["findings"][0]["rationale"] == hostile, "the machine's file has it as it was"
+
+
+@pytest.fixture
+def rough(hostile):
+    """The timeline of a run in which trend was answered for, volume is dead, and breakout had no trouble."""
+
+    def rough(text=hostile):
+        failed = {"error": text, "error_type": "AgentTimeout", "seconds": 1.0}
+        told = [
+            ("AttemptStarted", "breakout", {}),
+            ("AttemptSucceeded", "breakout", {}),
+            ("AttemptStarted", "trend", {}),
+            ("AttemptFailed", "trend", failed),
+            ("RetryScheduled", "trend", {"delay_seconds": 1.0}),
+            ("AttemptStarted", "trend", {}),
+            ("AttemptFailed", "trend", failed),
+            ("BreakerOpened", "trend", {"reason": text}),
+            ("FallbackUsed", "trend", {"link": "trend/rules"}),
+            ("AttemptStarted", "trend", {"link": "trend/rules"}),
+            ("AttemptSucceeded", "trend", {"link": "trend/rules"}),
+            ("CallRejected", "volume", {"reason": "breaker"}),
+        ]
+        return tuple(Entry("trade-SIM-1", 0, kind, who, detail) for kind, who, detail in told)
+
+    return rough
+
+
+def test_who_had_trouble_has_a_row_and_nobody_else(written, make_result, rough):
+    text, data = written(make_result(timeline=rough("too slow")))
+    assert headings(text)[-2:] == ["## Guards", "## Timeline"]
+    rows = text.partition("## Guards")[2].partition("## Timeline")[0].strip().splitlines()[2:]
+    assert rows == [
+        "| trend | 3 | 2 | 0 | 1 | 1 | 1 | AgentTimeout: too slow |",
+        "| volume | 0 | 0 | 1 | 0 | 0 | 0 |  |",
+    ]
+    assert [each["guard"] for each in data["guards"]] == ["trend", "volume"]
+    assert data["guards"][0]["fallbacks"] == 1
+
+
+def test_without_trouble_nothing_is_said_of_guards(written, make_result, rough):
+    text, data = written(make_result(timeline=rough()[:2]))
+    assert ("## Guards" in text, data["guards"]) == (False, [])
+
+
+def test_no_error_changes_the_shape_of_the_guards_table(written, make_result, rough):
+    plain, _ = written(make_result(timeline=rough("fine")))
+    text, _ = written(make_result(timeline=rough()))
+    assert headings(text) == headings(plain)
+    assert [columns(line) for line in text.splitlines()] == [columns(line) for line in plain.splitlines()]
 
 
 def test_numbers_that_json_lacks_become_text(written, make_result):

@@ -51,18 +51,19 @@ def parsed(monkeypatch, main):
 
 class TestFlags:
     def test_everything_reaches_the_command(self, parsed):
-        line = (
-            "--workflow trade --symbol A --symbol B --data a.csv --data b.csv --seed 3 --inject a=kill --concurrency 2"
+        line = "--workflow trade --symbol A --symbol B --data a.csv --data b.csv --inject a=kill"
+        more = (
+            "--faults plan.toml --fault-seed 3 --concurrency 2 --calendar XNYS --home /h --config c.toml --plain --json"
         )
-        more = "--calendar XNYS --home /h --config c.toml --plain --json"
         flags = {"home": Path("/h"), "concurrency": 2, "calendar": "XNYS"}
         assert parsed(*line.split(), *more.split()) == command.Command(
             verb="workflow",
             subject="trade",
             symbols=("A", "B"),
             data=(Path("a.csv"), Path("b.csv")),
-            seed=3,
             inject=("a=kill",),
+            faults=Path("plan.toml"),
+            fault_seed=3,
             config=Path("c.toml"),
             flags=flags,
             plain=True,
@@ -96,6 +97,9 @@ class TestFlags:
             "--runs --symbol A",
             "--resume x --data y",
             "--runs --inject a=kill",
+            "--runs --faults plan.toml",
+            "--workflow trade --fault-seed 3",
+            "--workflow trade --inject a=kill --fault-seed x",
             "--bogus",
             "--runs extra",
             "--home",

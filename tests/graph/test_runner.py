@@ -52,6 +52,10 @@ class House:
     async def resume(self, identifier):
         return await Runner(self.app).resume(identifier)
 
+    def broker_is_back(self):
+        self.venue.troubles = []
+        self.app.guards["broker"].breakers["broker"].release()
+
     def attempts(self, name):
         return sum(entry.kind == "AttemptStarted" and entry.subject == name for entry in self.entries)
 
@@ -122,9 +126,10 @@ class TestStart:
 
     async def test_orders_left_open_by_others_are_settled_first(self, house):
         here = await house()
-        here.venue.troubles = ["drop"] * 3
+        here.venue.troubles = ["drop"] * 50
         (lost,) = await here.start()
         assert (await here.app.ledger.orders(lost.run.run_id))[0].status is OrderStatus.UNKNOWN
+        here.broker_is_back()
         await here.start("B")
         assert (await here.app.ledger.orders(lost.run.run_id))[0].status is OrderStatus.FILLED
 
@@ -227,11 +232,12 @@ class TestResume:
 
     async def test_a_failed_send_is_made_good_with_one_order(self, house):
         here = await house()
-        here.venue.troubles = ["drop"] * 3
+        here.venue.troubles = ["drop"] * 50
         (failed,) = await here.start()
         assert (failed.run.status, failed.orders[0].status) == (RunStatus.FAILED, OrderStatus.UNKNOWN)
         assert failed.run.error.startswith("BrokerUnavailable: ")
         assert failed.action == "BUY", "it may be at the broker"
+        here.broker_is_back()
         finished = await here.resume(failed.run.run_id)
         assert (finished.run.status, finished.run.error) == (RunStatus.FINISHED, "")
         assert (ASKED, len(here.venue.executions)) == (["SIM"], 1)

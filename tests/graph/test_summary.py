@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from checkpoints.events import Entry
 from checkpoints.runs import Run, RunStatus
 from graph import summary
 from graph.workflow import WORKFLOWS
@@ -21,6 +22,17 @@ def test_a_finished_run(capsys, make_result):
     assert "          fine\n" in text
     for told in ("Quality gate: approve", "coverage", make_result().orders[0].client_order_id, "c1", "start", "end"):
         assert told in text
+
+
+def test_who_had_trouble(capsys, make_result, hostile):
+    failed = {"error": hostile, "error_type": "AgentTimeout"}
+    told = (("AttemptStarted", {}), ("AttemptFailed", failed), ("RetryScheduled", {}), ("AttemptStarted", {}))
+    timeline = tuple(Entry("trade-SIM-1", 0, kind, "trend", detail) for kind, detail in told)
+    text = printed(capsys, summary.print_result, make_result(timeline=timeline))
+    table = text.partition("Guards (who had trouble)")[2]
+    assert table.split("Checkpoints")[0].split()[10:17] == ["trend", "2", "1", "0", "1", "0", "0"]
+    assert "AgentTimeout: [/red]" in table
+    assert "Guards" not in printed(capsys, summary.print_result, make_result())
 
 
 def test_a_run_that_traded_nothing(capsys, make_result):

@@ -14,7 +14,8 @@ from graph import nodes
 from graph.app import open_app
 from graph.feed import SimulatedFeed
 from graph.resilience import FaultPlan
-from graph.workflow import NODES, WORKFLOWS, fingerprint
+from graph.state import NODES
+from graph.workflow import WORKFLOWS, fingerprint
 from tests.graph.test_desk import Venue
 from tests.graph.test_nodes import Hangs, Says, SaysLater
 
@@ -187,10 +188,11 @@ class TestFaults:
 
 
 async def test_a_dead_broker_stops_the_run_and_a_later_try_sends_one_order(house):
-    house.venue.troubles = ["drop"] * 3
+    house.venue.troubles = ["drop"] * 50
     with pytest.raises(BrokerUnavailable):
         await house.decide()
     asked = house.times("one")
+    house.app.guards["broker"].breakers["broker"].release()
     house.venue.troubles = ["lose"]
     state = await house.decide(again=True)
     assert (len(house.venue.executions), state["orders"][0].filled) == (1, state["plan"].quantity)
