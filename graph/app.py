@@ -20,6 +20,7 @@ from graph.broker import PaperBroker
 from graph.config import Settings
 from graph.desk import OrderDesk
 from graph.feed import Feed
+from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
 from graph.state import BROKER, NODES
@@ -54,6 +55,7 @@ class App:
     recorder: Recorder
     log: FailureLog
     faults: FaultPlan | None
+    metrics: Metrics = field(default_factory=Metrics)
     guards: dict[str, Guard] = field(default_factory=dict)
 
     @classmethod
@@ -121,7 +123,7 @@ class App:
                 success_threshold=policy.success_threshold,
                 open_seconds=policy.open_seconds,
             ),
-            "observers": [self.recorder],
+            "observers": [self.recorder, self.metrics],
             "faults": self.faults,
         }
         return Guard(name, **(options | parts))

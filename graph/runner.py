@@ -10,14 +10,15 @@ from typing import Any
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
-from agents.domain import Portfolio
-from agents.errors import CriticalDegradation, HoldfastError
+from agents.domain import Outage, Portfolio
+from agents.errors import HoldfastError
 from checkpoints.runs import Run, RunStatus, check_fingerprint
 from graph.app import App, Compiled
 from graph.config import Settings
 from graph.feed import Feed, FileFeed, SimulatedFeed
 from graph.nodes import SHARED_ACCOUNT
 from graph.report import write_report
+from graph.resilience import too_many_missing
 from graph.result import RunResult
 from graph.telemetry import CURRENT_RUN
 
@@ -145,11 +146,18 @@ class Runner:
             return await self._drive(run, compiled, folder, state, rewind_to=rewind_to, resumed_from=identifier)
 
     async def _before_swarm(self, run: Run, compiled: Compiled) -> str | None:
-        """For a run that failed because too many analysts were missing: the state before they were asked.
+        """For a run that stands before its synthesis with too many analysts missing: the state before they were asked.
 
-        Their outages are saved as answers, and would only fail the run again.
+        Their outages are saved as answers, and would only fail the run (again). Whatever stopped it is no matter: it
+        may have been killed before it could find that out.
         """
-        if run.status is not RunStatus.FAILED or not run.error.startswith(CriticalDegradation.__name__):
+        snapshot = await compiled.graph.aget_state({"configurable": {"thread_id": run.run_id}})
+        if snapshot.next != ("synthesis",):
+            return None
+        findings = snapshot.values.get("findings", ())
+        required = {member.name for member in compiled.members if member.required}
+        asked = [each for each in findings if each.analyst in required]
+        if not too_many_missing(sum(isinstance(each, Outage) for each in asked), len(asked)):
             return None
         rows = await self._app.manager.checkpoints(run.run_id, compiled.graph)
         return next((row.checkpoint_id for row in reversed(rows) if row.before == "analyst"), None)

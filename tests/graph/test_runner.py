@@ -11,6 +11,7 @@ from agents.domain import Finding, MarketView, OrderStatus
 from agents.errors import BadBars, CheckpointNotFound, FingerprintMismatch, HoldfastError, RunLeased, StorageError
 from checkpoints.runs import RunStatus
 from graph.app import open_app
+from graph.resilience import FaultPlan
 from graph.runner import Market, Runner
 from tests.graph.test_workflow import stand_in
 
@@ -123,6 +124,16 @@ class TestStart:
         mended = await here.resume(failed.run.run_id)
         assert mended.run.status is RunStatus.FINISHED, "the members that were missing are asked again"
         assert mended.state["synthesis"].missing == ()
+
+    async def test_one_that_fails_before_it_could_see_who_is_missing_needs_only_one_resume(self, settings):
+        ours = {"required": ("tests.graph.test_runner:bull",), "optional": (), "gate": {"mean_r_min": -100.0}}
+        plan = FaultPlan.parse(["bull=error", "synthesis=error"])
+        async with open_app(settings(**ours), faults=plan) as app:
+            (failed,) = await Runner(app).start_all(sim("SIM"))
+            assert failed.run.error.startswith("InjectedFault: "), "of the synthesis, which never looked"
+            plan.faults = ()
+            resumed = await Runner(app).resume(failed.run.run_id)
+        assert (resumed.run.status, resumed.state["synthesis"].missing) == (RunStatus.FINISHED, ())
 
     async def test_orders_left_open_by_others_are_settled_first(self, house):
         here = await house()
