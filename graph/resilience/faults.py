@@ -242,7 +242,7 @@ def _parse_fault(text: str) -> Fault:
     what, at, nth = what.partition("@")
     action, colon, value = what.partition(":")
     number = _number(value) if colon else None
-    if not equals or (at and not nth.isdigit()) or (colon and number is None):
+    if not equals or (at and not (nth.isascii() and nth.isdigit() and len(nth) < 10)) or (colon and number is None):
         raise ConfigError(
             f"{text!r} is not a fault, and nothing was run; write TARGET=ACTION[:VALUE][@N], "
             "as in trend=error:0.3 or volume=latency:2.5@2"

@@ -39,7 +39,10 @@ def worth_retrying(error: BaseException) -> bool:
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """How the breaker scores this error."""
+    """How the breaker scores this error; a group is a failure if anything in it is."""
+    if isinstance(error, ExceptionGroup):
+        inner = {outcome_of(each) for each in error.exceptions}
+        return Outcome.FAILURE if Outcome.FAILURE in inner else Outcome.IGNORED
     if not isinstance(error, Exception) or _is_control_flow(error):
         return Outcome.IGNORED
     if isinstance(error, BreakerOpen | BulkheadFull):
@@ -52,7 +55,12 @@ def outcome_of(error: BaseException) -> Outcome:
 
 
 def falls_through(error: BaseException) -> bool:
-    """Whether the next link, and in the end the last resort, may answer in place of this error."""
+    """Whether the next link, and in the end the last resort, may answer in place of this error.
+
+    Of a group, only if it holds for all that is in it: a refusal is one also when it comes out of a task group.
+    """
+    if isinstance(error, ExceptionGroup):
+        return all(falls_through(each) for each in error.exceptions)
     if not isinstance(error, Exception) or _is_control_flow(error):
         return False
     return not isinstance(error, HoldfastError) or isinstance(error, AgentError | InvalidValue)
