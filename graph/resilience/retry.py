@@ -147,13 +147,13 @@ def retry_after_seconds(error: BaseException) -> float | None:
 
     A header that is a date counts from the response's own Date header, so that no clock of ours is asked.
     """
-    asked = getattr(error, "retry_after", None)
-    if asked is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
-        asked = _header_seconds(headers) if headers is not None else None
     try:
+        asked = getattr(error, "retry_after", None)
+        if asked is None:
+            headers = getattr(getattr(error, "response", None), "headers", None)
+            asked = _header_seconds(headers) if headers is not None else None
         seconds = float(asked) if asked is not None else math.nan
-    except (TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):  # a wish that cannot be read is none
         return None
     return seconds if 0 <= seconds < math.inf else None
 

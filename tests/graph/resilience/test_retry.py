@@ -136,3 +136,23 @@ async def main():
 asyncio.run(main())
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [{"retry_after": 10**400}, {"headers": {"retry-after": ["3"]}}, {"headers": [("retry-after", "3")]}],
+    ids=["huge", "list", "pairs"],
+)
+async def test_a_wish_that_cannot_be_read_neither_hides_the_error_nor_the_fallback(strange):
+    async def fail():
+        error = ConnectionError("down")
+        if "retry_after" in strange:
+            error.retry_after = strange["retry_after"]
+        else:
+            error.response = type("Response", (), {"headers": strange["headers"]})()
+        raise error
+
+    async def rules():
+        return "by rule"
+
+    assert await Guard("g", fallbacks=[rules])(fail) == "by rule"
