@@ -90,11 +90,10 @@ def _shown(ending: "_Ending") -> int:
             show()
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _complain(f"the output could not be written ({error}); what was done is kept", ending.code or FAILED)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails once more at its end
+        if not isinstance(error, BrokenPipeError):
+            return _complain(f"the output could not be written ({error}); what was done is kept", ending.code or FAILED)
     return ending.code
 
 

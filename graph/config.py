@@ -117,19 +117,7 @@ class Settings(BaseSettings):
 
     def shaping(self) -> dict[str, Any]:
         """What shapes a decision, as JSON: kept with a run, so that it goes on as it began."""
-        names = {
-            "cash",
-            "window",
-            "calendar",
-            "required",
-            "optional",
-            "fallbacks",
-            "strategy",
-            "gate",
-            "risk",
-            "guards",
-        }
-        return self.model_dump(mode="json", include=names)
+        return self.model_dump(mode="json", exclude={"home", "concurrency"})
 
 
 def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
