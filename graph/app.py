@@ -149,6 +149,7 @@ class App:
             ledger=self.ledger,
             now_ns=_replayed,
             cash=settings.cash,
+            observers=(self.recorder, self.metrics),
         )
         guards = {name: self.guard(name, fallbacks=NODE_FALLBACKS.get(name, ()), accept=_is_update) for name in NODES}
         return build_trade(nodes, guards, self.recorder, **schema)

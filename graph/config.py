@@ -30,12 +30,13 @@ __all__ = ["GuardPolicy", "Settings", "load_settings"]
 class GuardPolicy:
     """How calls of one node or analyst are guarded; see `graph.resilience` for each. Times are in seconds.
 
-    `deadline` bounds all attempts together, None for no bound; `base_seconds` and `max_seconds` the back-off. The
-    broker is never tried again, whatever stands here.
+    `deadline` bounds all attempts and fallbacks together, None for no bound: whoever hangs, within a minute somebody
+    else has answered, or the run goes on without. A longer `attempt_timeout` needs a longer one. `base_seconds` and
+    `max_seconds` are the back-off. The broker is never tried again, whatever stands here.
     """
 
     attempt_timeout: float = 30.0
-    deadline: float | None = None
+    deadline: float | None = 45.0
     max_attempts: int = 3
     base_seconds: float = 1.0
     max_seconds: float = 60.0
@@ -163,7 +164,7 @@ def _folder(home: Path) -> Path:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
 
 

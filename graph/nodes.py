@@ -1,5 +1,6 @@
 """The node functions: each takes the state, asks an agent, and returns an update. Thin on purpose."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -9,6 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Send
 
 from agents.domain import Finding, MarketView, Outage, Outcome
+from agents.errors import CriticalDegradation
 from agents.execution import want
 from agents.policy import Policy
 from agents.quality import GateSettings, review, unreviewed
@@ -19,7 +21,7 @@ from agents.walk_forward import walk_forward
 from checkpoints.ledger import OrderLedger
 from graph.desk import OrderDesk
 from graph.feed import Feed
-from graph.resilience import Guard
+from graph.resilience import Degraded, Guard, Observer
 from graph.state import AnalystTask, TradeState
 from graph.swarm import ask
 
@@ -31,7 +33,10 @@ SHARED_ACCOUNT = "paper"
 
 @dataclass(frozen=True, slots=True)
 class TradeNodes:
-    """The nodes of the trade workflow and what they work with. `guards` holds one guard for each member by name."""
+    """The nodes of the trade workflow and what they work with.
+
+    `guards` holds one guard for each member by name; `observers` hear what the guards cannot know: how much is missing.
+    """
 
     feed: Feed
     members: Sequence[Member]
@@ -43,6 +48,7 @@ class TradeNodes:
     ledger: OrderLedger
     now_ns: Callable[[MarketView], int]
     cash: Decimal
+    observers: Sequence[Observer] = ()
 
     async def research(self, state: TradeState, config: RunnableConfig) -> dict[str, Any]:
         """Begin a decision: see to it that it has a market view and a portfolio. The first may have been given them."""
@@ -75,7 +81,13 @@ class TradeNodes:
         asked = {member.name: member for member in self._asked(state["view"])}
         findings = [each for each in state["findings"] if each.analyst in asked]
         required = [name for name, member in asked.items() if member.required]
-        return {"synthesis": synthesise(findings, required)}
+        try:
+            synthesis = synthesise(findings, required)
+        except CriticalDegradation:
+            self._degraded(2, [each.analyst for each in findings if isinstance(each, Outage)])
+            raise
+        self._degraded(synthesis.level, synthesis.missing)
+        return {"synthesis": synthesis}
 
     async def strategy(self, state: TradeState, config: RunnableConfig) -> dict[str, Any]:  # noqa: ARG002
         """Plan, or plan again as the gate wished."""
@@ -121,6 +133,12 @@ class TradeNodes:
         )
         orders = [ticket.order] if ticket.order else []
         return {"orders": orders, "notes": [*ticket.reasons, *(order.reason for order in orders if order.reason)]}
+
+    def _degraded(self, level: int, missing: Sequence[str]) -> None:
+        if level > 0:
+            event = Degraded("synthesis", "synthesis", asyncio.get_running_loop().time(), level, tuple(missing))
+            for observer in self.observers:
+                observer(event)
 
     def _asked(self, view: MarketView) -> list[Member]:
         return [member for member in self.members if view.market or not member.needs_market]

@@ -80,7 +80,9 @@ def progress(names: Sequence[str], runs: int, *, plain: bool, silent: bool) -> I
 class _Lines:
     """One line for each change worth telling."""
 
-    _TOLD = frozenset({_ENDED, "AttemptFailed", "RetryScheduled", "BreakerOpened", "CallRejected", "FaultInjected"})
+    _TOLD = frozenset(
+        {_ENDED, "AttemptFailed", "RetryScheduled", "BreakerOpened", "CallRejected", "FaultInjected", "Degraded"}
+    )
 
     def __init__(self, board: Board, *, with_run: bool) -> None:
         self._board = board
@@ -103,6 +105,9 @@ def _state(row: _Row, entry: Entry) -> str:
         return f"fault injected: {entry.detail.get('action')}"
     if entry.kind == "BreakerOpened":
         return f"breaker opened: {one_line(entry.detail.get('reason', ''))}"
+    if entry.kind == "Degraded":
+        missing = one_line(", ".join(entry.detail.get("failed", ())))
+        return f"degraded to level {entry.detail.get('level')}, missing: {missing}"
     over = entry.kind in {_ENDED, "AttemptFailed"}
     took = f"  ({row.seconds * 1e3:.1f} ms)" if over and row.seconds is not None else ""
     error = f"  {one_line(entry.detail['error'])}" if entry.kind == "AttemptFailed" else ""

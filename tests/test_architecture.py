@@ -20,7 +20,7 @@ def test_the_command_line_parses_without_anything_heavy():
 
 
 def test_the_pytest_plugin_is_light_for_those_who_only_have_it_installed():
-    assert imported_by("import graph.resilience.testing") == set()
+    assert imported_by("import holdfast_pytest") == set()
 
 
 def test_a_simulated_run_needs_neither_torch_nor_pandas(tmp_path):

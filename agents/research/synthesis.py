@@ -4,10 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from agents.degradation import CRITICAL_PERCENT, level_of, too_many_missing
 from agents.domain import Finding, Outage, Synthesis
 from agents.errors import CriticalDegradation, InvalidValue
 
-__all__ = ["degradation_level", "synthesise"]
+__all__ = ["synthesise"]
 
 
 def synthesise(findings: Sequence[Finding | Outage], required: Collection[str]) -> Synthesis:
@@ -38,16 +39,9 @@ def synthesise(findings: Sequence[Finding | Outage], required: Collection[str]) 
         confidence=weight / len(asked),
         agreement=_agreement(answers, weight, stance),
         coverage=len(answers) / len(asked),
-        level=degradation_level(len(answers), len(asked)),
+        level=level_of(len(answers), len(asked)),
         missing=missing,
     )
-
-
-def degradation_level(answered: int, asked: int) -> int:
-    """0 where at least 80 % of the members asked have answered, 1 where at least 50 %, else 2."""
-    if 2 * answered < asked:
-        return 2
-    return 1 if 5 * answered < 4 * asked else 0
 
 
 def _check_once(findings: Sequence[Finding | Outage]) -> None:
@@ -60,15 +54,15 @@ def _check_once(findings: Sequence[Finding | Outage]) -> None:
 
 
 def _check_required(needed: set[str], missing: tuple[str, ...], findings: Sequence[Finding | Outage]) -> None:
-    """Refuse where more than three in ten of the members needed are missing."""
+    """Refuse where too many of the members needed are missing."""
     failed = [name for name in missing if name in needed]
-    if 10 * len(failed) <= 3 * len(needed):
+    if not too_many_missing(len(failed), len(needed)):
         return
     errors = {each.analyst: each.error for each in findings if isinstance(each, Outage)}
     causes = "; ".join(f"{name}: {' '.join(errors.get(name, 'no report').split())}" for name in failed)
     raise CriticalDegradation(
-        f"{len(failed)} of {len(needed)} required analysts failed (limit 30 %): {causes}; no plan was made, and no "
-        "order was sent; remove the causes and resume the run"
+        f"{len(failed)} of {len(needed)} required analysts failed (limit {CRITICAL_PERCENT} %): {causes}; no plan was "
+        "made, and no order was sent; remove the causes and resume the run"
     )
 
 

@@ -15,12 +15,13 @@ The layers, outermost first; the order is the point:
     attempt timeout    inside of the breaker, so that slowness counts as failure
     fault injection    as close to the call as can be, so that every layer is tested by it
 
-It knows no agent, no graph and no storage: it imports `agents.errors`, `agents.clock`, the standard library, and
-tenacity after the first failure.
+It knows no agent, no graph and no storage: it imports `agents.errors`, `agents.clock`, `agents.degradation`, the
+standard library, and tenacity after the first failure.
 """
 
+from agents.degradation import level_of, too_many_missing
 from graph.resilience.breaker import Breaker, BreakerSnapshot, BreakerState, CircuitBreaker
-from graph.resilience.degradation import Degradation, Ladder, Roll, level_of, too_many_missing
+from graph.resilience.degradation import Degradation, Ladder, Roll
 from graph.resilience.events import (
     AttemptCancelled,
     AttemptFailed,

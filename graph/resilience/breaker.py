@@ -18,6 +18,7 @@ from typing import Any
 
 from agents.clock import monotonic
 from agents.errors import ConfigError
+from graph.resilience.outcome import brief
 
 __all__ = ["Breaker", "BreakerSnapshot", "BreakerState", "CircuitBreaker"]
 
@@ -60,7 +61,7 @@ class Breaker:
     def __post_init__(self) -> None:
         for name in ("failure_threshold", "success_threshold", "probes", "calls_min"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("open_seconds", "window_seconds"):
+        for name in ("open_seconds", "open_seconds_max", "window_seconds"):
             _require(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "a positive number of seconds")
         _require("open_growth", self.open_growth, 1 <= self.open_growth < math.inf, "at least 1")
         for name in ("failure_rate", "slow_rate"):
@@ -81,7 +82,10 @@ def _require(name: str, value: Any, good: bool, wanted: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSnapshot:
-    """A breaker's state in plain values. Seconds are relative to now, so they hold in another process too."""
+    """A breaker's state in plain values, fit for JSON. Seconds count from now, so they hold in another process too.
+
+    `reopens_in_seconds` is 0 where nothing is waited for: closed, half-open, or isolated until somebody releases it.
+    """
 
     state: str
     failures: int
@@ -94,15 +98,16 @@ class CircuitBreaker:
     """One live breaker, for one event loop at a time.
 
     `state`, `failures` (in a row), `trips` (since the last recovery), `reason` and `answers` (successes ever) may be
-    read at any time; OPEN becomes HALF_OPEN with the first call that comes after `open_seconds`, not by itself.
+    read at any time; OPEN becomes HALF_OPEN with the first call that comes after `open_seconds`, not by itself. On the
+    next loop, whose clock may begin anew, it stays open for one more open time at most.
     """
 
     __slots__ = (
         "_clock",
-        "_half_open_since",
         "_in_flight",
         "_on_change",
         "_reopen_at",
+        "_since",
         "_successes",
         "answers",
         "epoch",
@@ -134,7 +139,7 @@ class CircuitBreaker:
         self._clock = clock
         self._on_change = on_change
         self._reopen_at = math.inf
-        self._half_open_since = 0.0
+        self._since = 0.0  # when it opened; when half-open, when the newest probe was let through
         self._in_flight = 0
         self._successes = 0
         self.window = Window(self.policy) if self.policy.windowed else None
@@ -149,13 +154,16 @@ class CircuitBreaker:
             return None
         now = self._clock()
         if self.state is _OPEN:
-            if now < self._reopen_at:
+            if self._seconds_left(now) > 0:
                 return None
-            self._half_open(now)
+            self._enter(_HALF_OPEN)
+            if self.state is not _HALF_OPEN:  # whoever was told of it has isolated or released it at once
+                return self.acquire()
         elif self._in_flight >= self.policy.probes:
-            if now - self._half_open_since < self.policy.open_seconds:
+            if 0 <= now - self._since < self.policy.open_seconds:  # negative: by a clock that has begun anew
                 return None
-            self._half_open(now)  # the probes have not come back for as long as an outage lasts: their places are free
+            self._enter(_HALF_OPEN)  # no probe has come back for as long as an outage lasts: their places are free
+        self._since = now
         self._in_flight += 1
         return self.epoch
 
@@ -177,7 +185,7 @@ class CircuitBreaker:
             if self._successes >= self.policy.success_threshold:
                 self._close()
 
-    def failure(self, permit: int, seconds: float = 0.0, error: object = "") -> None:
+    def failure(self, permit: int, seconds: float = 0.0, error: BaseException | str = "") -> None:
         """The call failed: it counts, and opens the breaker where it was one too many."""
         if permit != self.epoch:
             return
@@ -198,44 +206,42 @@ class CircuitBreaker:
     def isolate(self, reason: str) -> None:
         """Open by hand; stays open until `release`."""
         self.reason = reason
-        self._enter(_ISOLATED, math.inf)
+        self._enter(_ISOLATED)
 
     def release(self) -> None:
         """Close by hand, and forget all failures."""
         self._close()
 
-    def refuses(self) -> bool:
-        """Whether a call would be refused now because the breaker is open, without asking for a permit."""
-        return self.state is _ISOLATED or (self.state is _OPEN and self._clock() < self._reopen_at)
-
     def open_seconds_left(self) -> float:
         """How long until probes are admitted: 0 when they are, infinite while isolated."""
         if self.state is _CLOSED or self.state is _HALF_OPEN:
             return 0.0
-        left = self._reopen_at - self._clock()
+        left = self._seconds_left(self._clock())
         return left if left > 0 else 0.0
 
     def snapshot(self) -> BreakerSnapshot:
         """What to keep, so that a restarted process does not hammer an agent that was known to be down."""
-        return BreakerSnapshot(str(self.state), self.failures, self.trips, self.open_seconds_left(), self.reason)
+        left = self.open_seconds_left() if self.state is _OPEN else 0.0
+        return BreakerSnapshot(str(self.state), self.failures, self.trips, left, self.reason)
 
     def restore(self, snapshot: BreakerSnapshot) -> None:
         """Take over a snapshot. Half-open comes back as open with its time up: the old probes are gone.
 
+        It stays open no longer than one open time of this breaker's own policy, whatever the snapshot says.
+
         Raises:
-            ConfigError: the snapshot names a state that no breaker has.
+            ConfigError: the snapshot is none that a breaker makes; this breaker stays as it was.
         """
-        try:
-            state = BreakerState(snapshot.state)
-        except ValueError:
-            raise ConfigError(
-                f"a breaker snapshot has the state {snapshot.state!r}, and {self.name!r} keeps its own; "
-                f"it must be one of {', '.join(BreakerState)}"
-            ) from None
+        _check_snapshot(self.name, snapshot)
+        state = BreakerState(snapshot.state)
         self.reason = snapshot.reason
         self.trips = snapshot.trips
-        left = snapshot.reopens_in_seconds if state is not _HALF_OPEN else 0.0
-        self._enter(_OPEN if state is _HALF_OPEN else state, self._clock() + left if state is not _CLOSED else math.inf)
+        if state is _OPEN:
+            self._enter(_OPEN, min(snapshot.reopens_in_seconds, self._open_seconds()))
+        elif state is _HALF_OPEN:
+            self._enter(_OPEN, 0.0)
+        else:
+            self._enter(state)
         self.failures = snapshot.failures
 
     def _judge(self, failed: int, seconds: float) -> None:
@@ -251,25 +257,33 @@ class CircuitBreaker:
     def _open(self, reason: str) -> None:
         self.reason = reason
         self.trips += 1
+        self._enter(_OPEN, self._open_seconds())
+
+    def _open_seconds(self) -> float:
         policy = self.policy
         longest = max(policy.open_seconds, policy.open_seconds_max)
-        growth = policy.open_growth ** min(self.trips - 1, 64)
-        self._enter(_OPEN, self._clock() + min(policy.open_seconds * growth, longest))
+        try:
+            return min(policy.open_seconds * float(policy.open_growth) ** max(self.trips - 1, 0), longest)
+        except OverflowError:  # it has grown beyond all numbers, and so beyond the longest
+            return longest
 
-    def _half_open(self, now: float) -> None:
-        self._half_open_since = now
-        self._enter(_HALF_OPEN, now)
+    def _seconds_left(self, now: float) -> float:
+        if now < self._since:  # by another clock, that of a loop begun since: by it the open time begins anew
+            self._reopen_at += now - self._since
+            self._since = now
+        return self._reopen_at - now
 
     def _close(self) -> None:
         self.trips = 0
         self.reason = ""
-        self._enter(_CLOSED, math.inf)
+        self._enter(_CLOSED)
 
-    def _enter(self, state: BreakerState, reopen_at: float) -> None:
+    def _enter(self, state: BreakerState, open_seconds: float = math.inf) -> None:
         before, self.state = self.state, state
         self.epoch += 1
         self.failures = 0
-        self._reopen_at = reopen_at
+        self._since = self._clock()
+        self._reopen_at = self._since + open_seconds
         self._in_flight = 0
         self._successes = 0
         if self.window is not None:
@@ -300,7 +314,7 @@ class Window:
 
         A guard counts a good, quick call that ended before `until` by itself: one more in `calls` and in `bucket[1]`.
         """
-        if now >= self.until:
+        if not self.until - self._width <= now < self.until:
             self._turn(now)
         bucket = self.bucket
         bucket[1] += 1
@@ -317,15 +331,17 @@ class Window:
         if self.calls < policy.calls_min:
             return ""
         span = f"{self.calls} calls in {policy.window_seconds:g} s"
-        if policy.failure_rate is not None and self.failed >= policy.failure_rate * self.calls:
+        if policy.failure_rate is not None and self.failed / self.calls >= policy.failure_rate:
             return f"{self.failed} of {span} failed"
-        if policy.slow_seconds is not None and self.slow >= policy.slow_rate * self.calls:
+        if policy.slow_seconds is not None and self.slow / self.calls >= policy.slow_rate:
             return f"{self.slow} of {span} took over {policy.slow_seconds:g} s"
         return ""
 
     def _turn(self, now: float) -> None:
         """Begin the bucket of `now`, and forget those that are older than the window."""
         tick = int(now // self._width)
+        if tick < self.bucket[0]:  # by another clock, that of a loop begun since: it cannot say how old the others are
+            self.clear()
         self.until = (tick + 1) * self._width
         for bucket in self._buckets:
             if bucket[0] <= tick - _BUCKETS:
@@ -337,5 +353,25 @@ class Window:
         self.bucket[0] = tick
 
 
-def _short(error: object) -> str:
-    return f"{type(error).__name__}: {error}"[:200] if isinstance(error, BaseException) else str(error)[:200]
+def _check_snapshot(name: str, snapshot: BreakerSnapshot) -> None:
+    seconds = snapshot.reopens_in_seconds
+    for field, good, wanted in (
+        ("state", snapshot.state in tuple(BreakerState), f"one of {', '.join(BreakerState)}"),
+        ("failures", _is_number(snapshot.failures, int) and snapshot.failures >= 0, "a whole number, 0 or more"),
+        ("trips", _is_number(snapshot.trips, int) and snapshot.trips >= 0, "a whole number, 0 or more"),
+        ("reopens_in_seconds", _is_number(seconds, int | float) and 0 <= seconds < math.inf, "finite, and 0 or more"),
+        ("reason", isinstance(snapshot.reason, str), "a text"),
+    ):
+        if not good:
+            raise ConfigError(
+                f"a breaker snapshot has the {field} {getattr(snapshot, field)!r:.80}, and {name!r} keeps its own; "
+                f"it must be {wanted}"
+            )
+
+
+def _is_number(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _short(error: BaseException | str) -> str:
+    return brief(error) if isinstance(error, BaseException) else error

@@ -8,60 +8,35 @@ in this order, is said in the docstring of the package.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
-from random import Random
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
-from agents.errors import AgentTimeout, AgentUnavailable, BreakerOpen, DeadlineExceeded, FallbackExhausted
-from graph.resilience.breaker import CircuitBreaker
+from agents.errors import AgentTimeout, BreakerOpen, DeadlineExceeded, FallbackExhausted
+from graph.resilience.attempt import (
+    Link,
+    Policies,
+    abandon,
+    agent_timeout,
+    breaker_open,
+    failure_of,
+    not_accepted,
+    score,
+)
 from graph.resilience.events import (
-    AttemptCancelled,
-    AttemptFailed,
     AttemptStarted,
-    AttemptSucceeded,
     CallRejected,
     DeadlineExpired,
     FallbackUsed,
     FaultInjected,
     LastResortUsed,
-    Observers,
     RetryScheduled,
-    TimedOut,
 )
-from graph.resilience.faults import FaultPlan
 from graph.resilience.invoke import invoke
-from graph.resilience.outcome import Outcome, falls_through, outcome_of, worth_retrying
-from graph.resilience.retry import Retry
+from graph.resilience.outcome import brief, falls_through, told, worth_retrying
 from graph.resilience.timeout import EARLY_SECONDS, SCOPE, TimeLimit, current_task, forget_leaks, open_scope, time_of
 
-__all__ = ["Call", "Link", "Policies", "abandon", "agent_timeout", "breaker_open", "not_accepted", "score"]
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """Who is asked, and behind which breaker. The primary's `fn` is None: it comes with every call."""
-
-    name: str
-    fn: Callable[..., Any] | None
-    breaker: CircuitBreaker | None
-
-
-class Policies(Protocol):
-    """What a call reads from its guard."""
-
-    name: str
-    deadline: float | None
-    attempt_timeout: float | None
-    retry: Retry | None
-    last_resort: Callable[..., Any] | None
-    accept: Callable[[Any], bool] | None
-    faults: FaultPlan | None
-    observers: Observers
-    links: tuple[Link, ...]
-    clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[Any]]
-    random: Random
+__all__ = ["Call"]
 
 
 class Call:
@@ -140,7 +115,7 @@ class Call:
         assert guard.last_resort is not None  # noqa: S101
         self.link = f"{guard.name}/last-resort"
         if guard.observers.present:
-            what = (str(unanswered), type(unanswered).__name__)
+            what = (told(unanswered), type(unanswered).__name__)
             guard.observers(LastResortUsed(guard.name, self.link, guard.clock(), *what))
         try:
             answer = guard.last_resort(*self._args, **self._kwargs)
@@ -150,7 +125,7 @@ class Call:
         except Exception as error:  # noqa: BLE001 - it is raised with all the others
             every = (*(self.errors or [unanswered]), error)
             raise FallbackExhausted(
-                f"every link of {guard.name!r} failed, and its last resort too ({_brief(error)}); there is no answer; "
+                f"every link of {guard.name!r} failed, and its last resort too ({brief(error)}); there is no answer; "
                 "a last resort must be local and must not fail",
                 every,
             ) from ExceptionGroup(f"all that {guard.name!r} tried", every)
@@ -230,7 +205,7 @@ class Call:
             self.link = link.name
             if index and guard.observers.present:
                 guard.observers(FallbackUsed(guard.name, link.name, guard.clock(), index))
-            if await self._try_link(link, link.fn or self._fn):
+            if await self._try_link(link, self._fn if link.fn is None else link.fn):
                 return self.value
         raise self._exhausted()
 
@@ -239,12 +214,13 @@ class Call:
         if len(guard.links) == 1:
             error = self.errors[0]
             note = f"guard {guard.name!r}: {_count(self.attempts, 'attempt')}, no fallback"
-            if note not in getattr(error, "__notes__", ()):
-                error.add_note(note)
+            with suppress(Exception):  # a frozen error takes no note, and comes out without
+                if note not in getattr(error, "__notes__", ()):
+                    error.add_note(note)
             return error
-        told = "; ".join(f"{link.name}: {_brief(error)}" for link, error in zip(guard.links, self.errors, strict=True))
+        each = "; ".join(f"{link.name}: {brief(error)}" for link, error in zip(guard.links, self.errors, strict=True))
         exhausted = FallbackExhausted(
-            f"all {len(guard.links)} links of {guard.name!r} failed, and there is no answer: {told}", tuple(self.errors)
+            f"all {len(guard.links)} links of {guard.name!r} failed, and there is no answer: {each}", tuple(self.errors)
         )
         exhausted.__cause__ = ExceptionGroup(f"all that {guard.name!r} tried", self.errors)
         return exhausted
@@ -253,13 +229,11 @@ class Call:
 
     async def _try_link(self, link: Link, fn: Callable[..., Any]) -> bool:
         """Ask one link as often as its retry allows: True with `value` set, or False with its error in `errors`."""
-        retry = self._guard.retry
         failure, self._first = self._first, None
-        if failure is None and retry is not None and retry.budget is not None:
-            retry.budget.deposit()
         attempt = 1
         while True:  # ends at the latest when the retry says stop
-            failure = failure or await self._attempt(link, fn, attempt)
+            if failure is None:
+                failure = await self._attempt(link, fn, attempt)
             if failure is None:
                 return True
             if self._given_up() or not (falls_through(failure) or worth_retrying(failure)):
@@ -275,6 +249,7 @@ class Call:
         if not falls_through(failure):
             raise failure
         self.errors.append(failure)
+        del failure  # from Python 3.12 on an error holds this frame too, and must not be held by it
         return False
 
     def _delay_seconds(self, link: Link, attempt: int, failure: Exception) -> float | None:
@@ -284,30 +259,34 @@ class Call:
         delay = retry.delay_seconds(attempt, failure, self._guard.random, self.seconds)
         if delay is None or (link.breaker is not None and link.breaker.open_seconds_left() > delay):
             return None
-        if self._limit is not None and self._now() + delay >= self._limit.when:
-            return None  # it could not even begin: the time is better spent on the next link
+        if self._limit is not None and self._limit.when - self._now() - delay <= self._needed_seconds(link, failure):
+            return None
         if retry.budget is not None and not retry.budget.withdraw():
             return None
         return delay
+
+    def _needed_seconds(self, link: Link, failure: Exception) -> float:
+        """A retry must leave more than this until the deadline, or the next link makes more of the time.
+
+        An attempt that could not even begin helps nobody. And what has just used up all its time may do so again: then
+        there must be time for that, and for a whole attempt of the next link.
+        """
+        if isinstance(failure, AgentTimeout) and link is not self._guard.links[-1]:
+            return 2 * (self._guard.attempt_timeout or 0.0)
+        return 0.0
 
     # -- breaker, attempt timeout, fault, call
 
     async def _attempt(self, link: Link, fn: Callable[..., Any], attempt: int) -> Exception | None:
         """Make one call: None with `value` set, or the error. Cancellation, and what is not an Exception, is raised."""
-        guard, permit = self._guard, 0
-        if link.breaker is not None:
-            granted = link.breaker.acquire()
-            if granted is None:
-                if guard.observers.present:
-                    guard.observers(CallRejected(guard.name, link.name, guard.clock(), "breaker"))
-                return breaker_open(link.breaker, link.breaker.open_seconds_left())
-            permit = granted
-        self.attempts += 1
-        if guard.observers.present:
-            guard.observers(AttemptStarted(guard.name, link.name, guard.clock(), attempt))
+        guard, permit = self._guard, self._begin(link, attempt)
+        if isinstance(permit, BreakerOpen):
+            return permit
         began, pending = self._now(), self._task.cancelling()
         limit = None if guard.attempt_timeout is None else TimeLimit(began + guard.attempt_timeout)
         try:
+            if guard.observers.present:
+                guard.observers(AttemptStarted(guard.name, link.name, guard.clock(), attempt))
             if limit is None:
                 self.value = await self._invoke(link, fn)
             else:
@@ -316,19 +295,47 @@ class Call:
             self._check(link)
         except Exception as error:  # noqa: BLE001 - it is returned, and the caller decides
             forget_leaks(self._task, pending + self._out_of_time(), error)
+            seconds, late = self._now() - began, None
             if limit is not None and limit.expired and isinstance(error, TimeoutError):
-                error = self._timed_out(link, attempt, error)
-            score(guard, link, permit, attempt, seconds=self._now() - began, error=error)
+                late = guard.attempt_timeout
+                error = agent_timeout(link.name, limit.when - began, error)
+            score(guard, link, permit, attempt, seconds=seconds, error=error, limit_seconds=late)
             return error
         except BaseException as error:
-            seconds = self._now() - began
-            if self._limit_is_own and self._out_of_time():  # the agent has used up this guard's own deadline
-                score(guard, link, permit, attempt, seconds=seconds, error=agent_timeout(link.name, seconds, error))
-            else:
-                abandon(guard, link, permit, attempt, seconds)
-            raise
+            failure = self._broken_off(link, permit, attempt, self._now() - began, error)
+            if failure is None:
+                raise
+            return failure
         score(guard, link, permit, attempt, seconds=self._now() - began, error=None)
         return None
+
+    def _begin(self, link: Link, attempt: int) -> int | BreakerOpen:
+        """Ask the breaker to let an attempt through: its permit, or the error of a call that was not made."""
+        guard, breaker, permit = self._guard, link.breaker, 0
+        if breaker is not None:
+            granted = breaker.acquire()
+            if granted is None:
+                if guard.observers.present:
+                    guard.observers(CallRejected(guard.name, link.name, guard.clock(), "breaker"))
+                return breaker_open(breaker, breaker.open_seconds_left())
+            permit = granted
+        self.attempts += 1
+        if attempt == 1 and guard.retry is not None and guard.retry.budget is not None:
+            guard.retry.budget.deposit()  # only a call that is made may pay for retries
+        return permit
+
+    def _broken_off(
+        self, link: Link, permit: int, attempt: int, seconds: float, error: BaseException
+    ) -> Exception | None:
+        """Score an attempt that was cancelled or interrupted; None where that is to be raised as it is."""
+        guard, failure = self._guard, failure_of(link.name, error, self._task)
+        if failure is not None:
+            score(guard, link, permit, attempt, seconds=seconds, error=failure)
+        elif self._limit_is_own and self._out_of_time():  # the agent has used up this guard's own deadline
+            score(guard, link, permit, attempt, seconds=seconds, error=agent_timeout(link.name, seconds, error))
+        else:
+            abandon(guard, link, permit, attempt, seconds)
+        return failure
 
     def _invoke(self, link: Link, fn: Callable[..., Any]) -> Awaitable[Any]:
         guard = self._guard
@@ -347,67 +354,6 @@ class Call:
         if accept is not None and not accept(self.value):
             raise not_accepted(link.name, self.value)
 
-    def _timed_out(self, link: Link, attempt: int, error: Exception) -> AgentTimeout:
-        guard = self._guard
-        assert guard.attempt_timeout is not None  # noqa: S101
-        if guard.observers.present:
-            guard.observers(TimedOut(guard.name, link.name, guard.clock(), attempt, guard.attempt_timeout))
-        return agent_timeout(link.name, guard.attempt_timeout, error)
-
-
-def score(guard: Policies, link: Link, permit: int, attempt: int, *, seconds: float, error: Exception | None) -> None:
-    """Tell the observers and the breaker how an attempt ended: with `error`, or well."""
-    breaker = link.breaker
-    if guard.observers.present:
-        if error is None:
-            event: Any = AttemptSucceeded(guard.name, link.name, guard.clock(), attempt, seconds)
-        else:
-            what = (str(error), type(error).__name__)
-            event = AttemptFailed(guard.name, link.name, guard.clock(), attempt, seconds, *what)
-        guard.observers(event)
-    if breaker is None:
-        return
-    if error is None:
-        breaker.success(permit, seconds)
-    elif outcome_of(error) is Outcome.FAILURE:
-        breaker.failure(permit, seconds, error)
-    else:
-        breaker.give_back(permit)
-
-
-def abandon(guard: Policies, link: Link, permit: int, attempt: int, seconds: float) -> None:
-    """Leave an attempt that somebody further out has cancelled: nothing was learnt about the agent."""
-    if guard.observers.present:
-        guard.observers(AttemptCancelled(guard.name, link.name, guard.clock(), attempt, seconds))
-    if link.breaker is not None:
-        link.breaker.give_back(permit)
-
-
-def breaker_open(breaker: CircuitBreaker, seconds_left: float) -> BreakerOpen:
-    """Make a fresh error for a call that the breaker refuses for so long."""
-    until = "when it is released" if seconds_left == math.inf else f"in {seconds_left:.1f} s"
-    return BreakerOpen(
-        f"{breaker.name!r} was not called: its breaker is {breaker.state} ({breaker.reason}); "
-        f"calls are let through again {until}"
-    )
-
-
-def agent_timeout(link: str, limit_seconds: float, cause: BaseException | None) -> AgentTimeout:
-    """Make the error of an attempt that took too long."""
-    error = AgentTimeout(
-        f"{link!r} gave no answer within {limit_seconds:.3g} s; the attempt was cancelled; "
-        "raise attempt_timeout if it honestly needs longer"
-    )
-    error.__cause__ = cause
-    return error
-
-
-def not_accepted(link: str, value: Any) -> AgentUnavailable:
-    """Make the error of an answer that the guard's `accept` refused."""
-    return AgentUnavailable(
-        f"{link!r} answered {value!r:.80}, which the guard does not accept; it counts as no answer; see its `accept`"
-    )
-
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
@@ -417,7 +363,3 @@ def _earlier(one: float | None, other: float | None) -> float | None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:160]

@@ -1,7 +1,6 @@
 """Graceful degradation: go on with those who answer, say how much is missing, and stop when it is too much.
 
-The thresholds: more than 30 % of the required members failed -> CriticalDegradation; fewer than 50 % of all answered
--> level 2 (minimal); fewer than 80 % -> level 1 (degraded); else level 0 (full).
+How much is too much, and what makes which level, stands in `agents.degradation`.
 """
 
 import asyncio
@@ -9,30 +8,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from agents.degradation import CRITICAL_PERCENT, level_of, too_many_missing
 from agents.errors import ConfigError, CriticalDegradation
+from graph.resilience.attempt import failure_of
 from graph.resilience.events import Degraded, Observer, Observers
 from graph.resilience.invoke import invoke
 from graph.resilience.outcome import falls_through
 from graph.resilience.timeout import forget_leaks
 
-__all__ = ["Degradation", "Ladder", "Roll", "level_of", "too_many_missing"]
-
-# Whole percents and whole members: 0.3 * 10 is not always 3 for a computer.
-CRITICAL_PERCENT = 30  # of the required: more missing than this is critical
-DEGRADED_BELOW_PERCENT = 80  # of all
-MINIMAL_BELOW_PERCENT = 50  # of all
-
-
-def level_of(answered: int, asked: int) -> int:
-    """0 full, 1 degraded, 2 minimal. Nobody asked is full: nothing is missing."""
-    if 100 * answered < MINIMAL_BELOW_PERCENT * asked:
-        return 2
-    return 1 if 100 * answered < DEGRADED_BELOW_PERCENT * asked else 0
-
-
-def too_many_missing(required_failed: int, required: int) -> bool:
-    """Whether so many of the required members are missing that no answer should be given."""
-    return 100 * required_failed > CRITICAL_PERCENT * required
+__all__ = ["Degradation", "Ladder", "Roll"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +114,14 @@ class Degradation:
     async def _ask(
         self, heard: _Round, name: str, member: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        await asyncio.sleep(0)  # all stand before the first is asked, also where tasks are eager
         try:
             heard.answers[name] = await invoke(member, args, kwargs)
-        except Exception as error:
-            if not falls_through(error):
+        except BaseException as error:
+            failure = failure_of(name, error)
+            if failure is None or not falls_through(failure):
                 raise
-            heard.failed[name] = error
+            heard.failed[name] = failure
 
     def _judge(self, required: Mapping[str, Callable[..., Any]], roll: Roll) -> Roll:
         missing = [name for name in roll.failed if name in required]

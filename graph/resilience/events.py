@@ -3,6 +3,7 @@
 Logs, counters, alerts and the run's timeline are all made from these, outside of the guard.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ class Observers:
         for index, observer in enumerate(self._observers):
             try:
                 observer(event)
-            except Exception:  # noqa: BLE001 - an observer's trouble is not the call's
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - an observer's trouble is not the call's
                 if index not in self._broken:
                     self._broken.add(index)
                     _log.exception(

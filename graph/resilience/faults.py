@@ -13,7 +13,8 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -23,7 +24,7 @@ from typing import Any
 
 from agents.errors import ConfigError, InjectedFault
 
-__all__ = ["KILL_GRACE_SECONDS", "Corrupted", "Fault", "FaultAction", "FaultPlan"]
+__all__ = ["KILL_GRACE_SECONDS", "Corrupted", "Fault", "FaultAction", "FaultPlan", "shown"]
 
 KILL_GRACE_SECONDS = 0.25
 """How long a kill waits after the call is done, so that siblings' results reach the disk, and this one's does not."""
@@ -55,8 +56,11 @@ class Corrupted:
 class Fault:
     """One line of a plan: what to do, to whom, and when.
 
-    `rate` is the share of calls that are hit; `seconds` the length of a latency; `nth` (1 is the first) limits it to
-    that call of the link; `from_seconds` and `until_seconds` to a span since the plan's first call.
+    `rate` is the share of calls that are hit; `seconds` the length of a latency, and 0 for all else; `nth` (1 is the
+    first) limits it to that call of the link; `from_seconds` and `until_seconds` to a span since the plan's first call.
+
+    Raises:
+        ConfigError: a field has a value that no fault can have.
     """
 
     target: str
@@ -70,22 +74,36 @@ class Fault:
     def __post_init__(self) -> None:
         if self.action not in tuple(FaultAction):
             raise ConfigError(
-                f"the fault on {self.target!r} has the action {self.action!r}, which does not exist, and nothing was "
-                f"run; it must be one of {', '.join(FaultAction)}"
+                f"the fault on {shown(self.target)} has the action {shown(self.action)}, which does not exist, and "
+                f"nothing was run; it must be one of {', '.join(FaultAction)}"
             )
         object.__setattr__(self, "action", FaultAction(self.action))
-        for name, good, wanted in (
-            ("target", isinstance(self.target, str) and self.target, "a guard's name or pattern"),
-            ("rate", 0 <= self.rate <= 1, "between 0 and 1"),
-            ("seconds", 0 <= self.seconds < math.inf, "0 or more"),
-            ("nth", self.nth is None or (isinstance(self.nth, int) and self.nth >= 1), "a whole number, 1 or more"),
-            ("until_seconds", 0 <= self.from_seconds < self.until_seconds, "later than from_seconds"),
-        ):
+        for name, good, wanted in self._rules():
             if not good:
                 raise ConfigError(
-                    f"the fault {self.target}={self.action} has {name} {getattr(self, name)!r}, and nothing was run; "
-                    f"it must be {wanted}"
+                    f"the {self.action} on {shown(self.target)} has {name} {shown(getattr(self, name))}, and nothing "
+                    f"was run; it must be {wanted}"
                 )
+
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Field, whether it is right, and what it must be; a rule may rely on those before it."""
+        yield "target", isinstance(self.target, str) and self.target != "", "a guard's name or pattern"
+        yield "rate", _is_number(self.rate) and 0 <= self.rate <= 1, "a number between 0 and 1"
+        if self.action is FaultAction.LATENCY:
+            yield (
+                "seconds",
+                _is_number(self.seconds) and self.seconds > 0,
+                "a finite number above 0: how late a call begins",
+            )
+        else:
+            yield "seconds", _is_number(self.seconds) and self.seconds == 0, "left out: only a latency has seconds"
+        nth = 1 if self.nth is None else self.nth
+        counted = isinstance(nth, int) and _is_number(nth) and 1 <= nth < 10**9
+        yield "nth", counted, "a whole number from 1 to 999999999"
+        yield "from_seconds", _is_number(self.from_seconds) and self.from_seconds >= 0, "a finite number, 0 or more"
+        endless = self.until_seconds == math.inf
+        later = endless or (_is_number(self.until_seconds) and self.until_seconds > self.from_seconds)
+        yield "until_seconds", later, "later than from_seconds"
 
 
 class FaultPlan:
@@ -118,11 +136,18 @@ class FaultPlan:
         faults: applied in this order where several match.
         seed: decides which calls a rate below 1 hits.
         corrupt: makes the corrupt result from the true one; `Corrupted` by default.
+
+    Raises:
+        ConfigError: the seed is no whole number, or one of more than 63 bits.
     """
 
     def __init__(
         self, faults: Iterable[Fault] = (), *, seed: int = 0, corrupt: Callable[[Any], Any] = Corrupted
     ) -> None:
+        if not (isinstance(seed, int) and _is_number(seed) and abs(seed) < 2**63):
+            raise ConfigError(
+                f"a fault plan has the seed {shown(seed)}, and nothing was run; it must be a whole number below 2**63"
+            )
         self.faults = tuple(faults)
         self.seed = seed
         self._corrupt = corrupt
@@ -150,14 +175,15 @@ class FaultPlan:
 
         try:
             document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"the fault plan {path} cannot be read ({error}), and nothing was run") from error
-        tables = document.pop("fault", [])
-        seed = document.pop("seed", 0)
-        if document or not isinstance(tables, list) or not isinstance(seed, int):
+        except (OSError, ValueError, RecursionError) as error:  # not TOML, or numbers and tables without end
             raise ConfigError(
-                f"the fault plan {path} has {', '.join(document) or 'a seed or fault of the wrong type'}, and nothing "
-                "was run; it may have an integer `seed` and `[[fault]]` tables"
+                f"the fault plan {path} cannot be read ({error}), and nothing was run; correct it, or give another file"
+            ) from error
+        tables, seed = document.pop("fault", []), document.pop("seed", 0)
+        if document or not isinstance(tables, list):
+            raise ConfigError(
+                f"the fault plan {path} has {shown(next(iter(document), tables))}, and nothing was run; "
+                "it may have a `seed` and `[[fault]]` tables"
             )
         return cls([_fault_from_table(table, path) for table in tables], seed=seed)
 
@@ -171,7 +197,7 @@ class FaultPlan:
         for fault in self.faults:
             if not any(fnmatchcase(name, fault.target) or _is_link_of(name, fault.target) for name in known):
                 raise ConfigError(
-                    f"the fault {fault.target}={fault.action} matches no guard, and nothing was run; "
+                    f"the fault {shown(f'{fault.target}={fault.action}')[1:-1]} matches no guard, and nothing was run; "
                     f"the guards are {', '.join(known) or 'none'}"
                 )
 
@@ -244,13 +270,13 @@ def _parse_fault(text: str) -> Fault:
     number = _number(value) if colon else None
     if not equals or (at and not (nth.isascii() and nth.isdigit() and len(nth) < 10)) or (colon and number is None):
         raise ConfigError(
-            f"{text!r} is not a fault, and nothing was run; write TARGET=ACTION[:VALUE][@N], "
+            f"{shown(text)} is not a fault, and nothing was run; write TARGET=ACTION[:VALUE][@N], "
             "as in trend=error:0.3 or volume=latency:2.5@2"
         )
     order = int(nth) if at else None
     if action == FaultAction.LATENCY:
         if number is None:
-            raise ConfigError(f"{text!r} has no seconds, and nothing was run; write as in {target}=latency:2.5")
+            raise ConfigError(f"{shown(text)} has no seconds, and nothing was run; write as in volume=latency:2.5")
         return Fault(target, FaultAction.LATENCY, seconds=number, nth=order)
     return Fault(target, action, rate=1.0 if number is None else number, nth=order)  # type: ignore[arg-type]
 
@@ -266,10 +292,21 @@ def _fault_from_table(table: Any, path: str | Path) -> Fault:
     known = {field.name for field in fields(Fault)}
     if not isinstance(table, dict) or not {"target", "action"} <= set(table) <= known:
         raise ConfigError(
-            f"the fault plan {path} has the fault {table!r}, and nothing was run; "
+            f"the fault plan {path} has the fault {shown(table)}, and nothing was run; "
             f"target and action are needed, and {', '.join(sorted(known - {'target', 'action'}))} are possible"
         )
+    return Fault(**table)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether time can be counted by it: no truth value, not NaN, not infinite, not larger than any float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def shown(value: Any) -> str:
+    """A value within the line of an error: escaped, and no longer than 80 characters."""
     try:
-        return Fault(**table)
-    except TypeError as error:
-        raise ConfigError(f"the fault plan {path} has the fault {table!r}, and nothing was run: {error}") from error
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a number of thousands of digits, tables within tables, a broken __repr__
+        return f"something that cannot be shown ({type(value).__name__})"
+    return text if len(text) <= 80 else f"{text[:77]}..."

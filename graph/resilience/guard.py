@@ -4,18 +4,28 @@ import asyncio
 import functools
 import inspect
 import math
+import sys
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from threading import get_ident
 from types import CodeType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from agents.clock import monotonic
 from agents.errors import BreakerOpen, BulkheadFull, ConfigError
+from graph.resilience.attempt import (
+    Link,
+    abandon,
+    agent_timeout,
+    breaker_open,
+    failure_of,
+    not_accepted,
+    score,
+)
 from graph.resilience.breaker import Breaker, BreakerState, CircuitBreaker
-from graph.resilience.chain import Call, Link, abandon, agent_timeout, breaker_open, not_accepted, score
+from graph.resilience.chain import Call
 from graph.resilience.events import (
     AttemptStarted,
     AttemptSucceeded,
@@ -26,11 +36,19 @@ from graph.resilience.events import (
     GuardEvent,
     Observer,
     Observers,
-    TimedOut,
 )
-from graph.resilience.faults import FaultPlan
+from graph.resilience.faults import FaultPlan, shown
+from graph.resilience.invoke import check_guardable
 from graph.resilience.retry import JITTER, Retry, without_backoff
-from graph.resilience.timeout import SCOPE, DeadlineQueue, Scope, current_task, forget_leaks
+from graph.resilience.timeout import (
+    SCOPE,
+    DeadlineQueue,
+    Scope,
+    current_task,
+    forget_leaks,
+    take_back,
+    without_cancellation,
+)
 
 __all__ = ["Answer", "Guard"]
 
@@ -57,6 +75,11 @@ def _loop_time() -> float:
         return monotonic()
 
 
+def _is_limit(value: Any) -> bool:
+    """Whether time can be counted by it: whole numbers may be larger than any float, and Decimals add to none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+
+
 class Guard:
     """Calls an agent (any function, synchronous or not, or a LangGraph node) so that its failure stays contained.
 
@@ -79,10 +102,12 @@ class Guard:
         sleep: waits between attempts.
         random: draws the jitter; an unseeded one by default, for processes must not retry in step.
 
-    A guard serves one event loop at a time, and any number of concurrent calls on it.
+    A guard serves one event loop at a time, and any number of concurrent calls on it. It is shared by design, as a
+    function is: a copy of a guard, or a deep copy of what holds one, is the guard itself.
 
     Raises:
-        ConfigError: when made: a limit is not a positive number.
+        ConfigError: when made: a limit is not a positive number, or a function cannot be guarded: a generator function
+            begins its work only when the call is over. When called: the primary is one.
         FallbackExhausted: when called: there are fallbacks, and all failed; the cause is a group of all links' errors.
         DeadlineExceeded: the total time is used up.
         BulkheadFull: too many calls at once.
@@ -136,8 +161,15 @@ class Guard:
         random: Random | None = None,
     ) -> None:
         for what, value in (("deadline", deadline), ("attempt_timeout", attempt_timeout), ("bulkhead", bulkhead)):
-            if value is not None and not value > 0:
-                raise ConfigError(f"guard {name!r} has {what} {value!r}, and was not made; it must be above 0, or None")
+            if value is not None and not _is_limit(value):
+                raise ConfigError(
+                    f"guard {name!r} has {what} {shown(value)}, and was not made; "
+                    "it must be a finite number above 0, or None"
+                )
+        fallbacks = tuple(fallbacks)
+        for fn in (*fallbacks, last_resort):
+            if fn is not None:
+                check_guardable(fn)
         self.name = name
         self.deadline, self.attempt_timeout = deadline, attempt_timeout
         self.retry = retry
@@ -148,7 +180,7 @@ class Guard:
         self.clock = clock or _loop_time
         self.sleep = sleep
         self.random = random or JITTER
-        self.links = self._make_links(breaker, tuple(fallbacks))
+        self.links = self._make_links(breaker, fallbacks)
         self.breakers: Mapping[str, CircuitBreaker] = {
             link.name: link.breaker for link in self.links if link.breaker is not None
         }
@@ -163,6 +195,14 @@ class Guard:
         self._observed = self.observers.present
         self._known: Callable[..., Any] | None = None
         self._queue = DeadlineQueue(None, 0)
+
+    def __copy__(self) -> Self:
+        """The guard itself: a second one would let through again what this one holds back."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The guard itself; see `__copy__`."""
+        return self
 
     testing = staticmethod(without_backoff)
     """`with Guard.testing(): ...` switches the waiting between attempts off, for every guard."""
@@ -198,36 +238,37 @@ class Guard:
             return (await self.ask(primary, *args, **kwargs)).value
         baseline = task.cancelling()
         epoch = 0 if breaker is None else breaker.epoch
-        queue.entries[task] = when
-        if queue.handle is None:
-            queue.arm(when)
         budget = self._budget
         if budget is not None and budget.tokens < budget.reserve:
             budget.deposit()
-        inner: Scope = [None, scope]
-        if self.deadline is not None:
-            until = started + self.deadline
-            inner[0] = until if scope is None or until < scope[0] else scope[0]
-            SCOPE.set(inner)
+        inner: Scope = [None, scope, when]
+        # What these two lines take is given back on every way out: nothing that could raise may stand before the try.
+        queue.entries[task] = inner
         self._running += 1
-        if self._observed:
-            self.observers(AttemptStarted(self.name, self.name, self.clock(), 1))
         try:
+            if queue.handle is None:
+                queue.arm(when)
+            if self.deadline is not None:
+                until = started + self.deadline
+                inner[0] = until if scope is None or until < scope[0] else scope[0]
+                SCOPE.set(inner)
+            if self._observed:
+                self.observers(AttemptStarted(self.name, self.name, self.clock(), 1))
             value = await (primary(*args, **kwargs) if kwargs else primary(*args))
             if self.accept is not None and not self.accept(value):
                 raise not_accepted(self.name, value)  # noqa: TRY301 - it is scored like any failure
         except BaseException as error:
-            struck = queue.entries.pop(task, None) is None
             self._running -= 1
             inner[0] = None
-            failure = self._first_failed(error, task, baseline, epoch, struck=struck, seconds=queue.now() - started)
+            strikes = take_back(task, inner) if queue.entries.pop(task, None) is None else 0
+            failure = self._first_failed(error, task, baseline, epoch, strikes=strikes, seconds=queue.now() - started)
             if failure is None:
                 raise
         else:
-            if queue.entries.pop(task, None) is None:
-                task.uncancel()  # the time was up, but the callee did not mind its cancellation and answered
             self._running -= 1
             inner[0] = None
+            if queue.entries.pop(task, None) is None:
+                take_back(task, inner)  # the time was up, but the callee did not mind its cancellation and answered
             if self._observed:
                 self.observers(AttemptSucceeded(self.name, self.name, self.clock(), 1, queue.now() - started))
             if breaker is not None and breaker.epoch == epoch:
@@ -257,21 +298,24 @@ class Guard:
         baseline: int,
         epoch: int,
         *,
-        struck: bool,
+        strikes: int,
         seconds: float,
     ) -> Exception | None:
         """Score the failed first attempt; return what to go on with along the chain, or None to raise it as it is."""
-        forget_leaks(task, baseline + struck, error)
-        if struck and task.uncancel() <= baseline and isinstance(error, asyncio.CancelledError):
-            if self._observed and self._limit == self.attempt_timeout:
-                self.observers(TimedOut(self.name, self.name, self.clock(), 1, self._limit))
-            failure: Exception = agent_timeout(self.name, self._limit, error)
-        elif isinstance(error, Exception):
-            failure = error
+        late: float | None = None
+        forget_leaks(task, baseline, error)
+        left: BaseException | None = error
+        if strikes and task.cancelling() <= baseline:
+            left = without_cancellation(error)
+        if left is None:
+            late = self._limit if self._limit == self.attempt_timeout and strikes == 1 else None
+            failure: Exception | None = agent_timeout(self.name, self._limit if strikes == 1 else seconds, error)
         else:
+            failure = failure_of(self.name, left, task)
+        if failure is None:
             abandon(self, self.links[0], epoch, 1, seconds)
             return None
-        score(self, self.links[0], epoch, 1, seconds=seconds, error=failure)
+        score(self, self.links[0], epoch, 1, seconds=seconds, error=failure, limit_seconds=late)
         return failure
 
     def _is_plain(self, primary: Callable[..., Any]) -> bool:
@@ -309,7 +353,11 @@ class Guard:
 
         Fit for `StateGraph.add_node`: LangGraph finds in it what it would find in `fn`. As it is always async, the
         graph is run by `ainvoke` or `astream`.
+
+        Raises:
+            ConfigError: `fn` cannot be called, or is a generator function.
         """
+        check_guardable(fn)
 
         async def guarded(*args: Any, **kwargs: Any) -> Any:
             return await self(fn, *args, **kwargs)
@@ -321,7 +369,10 @@ class Guard:
             called = getattr(fn, "func", None) or type(fn).__call__
             guarded.__annotations__ = {k: v for k, v in inspect.get_annotations(called).items() if k != "self"}
             guarded.__dict__.pop("__wrapped__", None)
-        guarded.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
+        try:
+            guarded.__signature__ = inspect.signature(fn)  # type: ignore[attr-defined]
+        except ValueError:  # some of Python's own functions have none: then it is that of `guarded`
+            guarded.__dict__.pop("__wrapped__", None)
         return guarded
 
     async def _run(self, call: Call) -> Any:

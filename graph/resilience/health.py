@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.errors import AgentUnhealthy, ConfigError
+from graph.resilience.attempt import failure_of
 from graph.resilience.breaker import BreakerState, CircuitBreaker
 from graph.resilience.events import HealthChanged, Observer, Observers
 from graph.resilience.invoke import invoke
+from graph.resilience.outcome import brief
 from graph.resilience.timeout import TimeLimit
 
 __all__ = ["Health", "HealthMonitor"]
@@ -124,15 +126,21 @@ class HealthMonitor:
     async def _ping(self, name: str) -> Health:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        limit = TimeLimit(began + self._ping_timeout)
+        # In a task of its own, what the ping does to its task is not mistaken for what the caller wants of theirs.
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(self._asked(name, began + self._ping_timeout))
+        healthy, reason = answer.result()
+        return Health(name, healthy=healthy, reason=reason, seconds=loop.time() - began)
+
+    async def _asked(self, name: str, until: float) -> tuple[bool, str]:
+        limit = TimeLimit(until)
         try:
             with limit:
                 answer = await invoke(self._pings[name], (), {})
-        except Exception as error:  # noqa: BLE001 - whatever a ping raises, the agent is not healthy
-            late = limit.expired and isinstance(error, TimeoutError)
-            reason = (
-                f"no answer to a ping in {self._ping_timeout:.3g} s" if late else f"{type(error).__name__}: {error}"
-            )
-            return Health(name, healthy=False, reason=reason, seconds=loop.time() - began)
-        reason = "it answers pings" if answer is not None else "its ping answered None"
-        return Health(name, healthy=answer is not None, reason=reason, seconds=loop.time() - began)
+        except BaseException as error:
+            if failure_of(name, error) is None:
+                raise
+            if limit.expired and isinstance(error, TimeoutError | asyncio.CancelledError):
+                return False, f"no answer to a ping in {self._ping_timeout:.3g} s"
+            return False, brief(error)
+        return answer is not None, "it answers pings" if answer is not None else "its ping answered None"

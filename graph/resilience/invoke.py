@@ -18,23 +18,44 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from agents.errors import BulkheadFull
+from agents.errors import BulkheadFull, ConfigError
 
-__all__ = ["THREADS_MAX", "WAITING_MAX", "DaemonThreads", "invoke", "is_async"]
+__all__ = ["THREADS_MAX", "WAITING_MAX", "DaemonThreads", "check_guardable", "invoke", "is_async"]
 
 THREADS_MAX = 32
 WAITING_MAX = 1024
-
-_CO_COROUTINE = inspect.CO_COROUTINE
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling `fn` gives a coroutine: also for partials, bound methods and objects with an async `__call__`."""
     while isinstance(fn, partial):
         fn = fn.func
-    if inspect.iscoroutinefunction(fn):
-        return True
-    return not inspect.isroutine(fn) and not inspect.isclass(fn) and inspect.iscoroutinefunction(type(fn).__call__)
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_method_of(fn))
+
+
+def check_guardable(fn: Any) -> None:
+    """Refuse what a guard around the call would not guard.
+
+    Raises:
+        ConfigError: `fn` cannot be called, or is a generator function, asynchronous or not.
+    """
+    if not callable(fn):
+        raise ConfigError(f"{fn!r:.80} cannot be called, nor guarded; give a function (of a runnable, its `ainvoke`)")
+    called = fn
+    while isinstance(called, partial):
+        called = called.func
+    called = _method_of(called) or called
+    awaited = inspect.isgeneratorfunction(called) and called.__code__.co_flags & inspect.CO_ITERABLE_COROUTINE
+    if inspect.isasyncgenfunction(called) or (inspect.isgeneratorfunction(called) and not awaited):
+        raise ConfigError(
+            f"{called.__qualname__} is a generator function, and cannot be guarded: it does its work when the call is "
+            "over; guard a function that collects what it yields, and returns that"
+        )
+
+
+def _method_of(fn: Any) -> Any:
+    """What calling an object calls, or None for a function or class."""
+    return None if inspect.isroutine(fn) or inspect.isclass(fn) else getattr(type(fn), "__call__", None)  # noqa: B004
 
 
 async def invoke(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -42,9 +63,13 @@ async def invoke(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
     The thread sees the caller's context variables. It goes through the loop's `run_in_executor`, so that a loop with
     virtual time may run it inline.
+
+    Raises:
+        ConfigError: `fn` is a generator function, or cannot be called.
     """
     if is_async(fn):
         return await fn(*args, **kwargs)
+    check_guardable(fn)
     in_context = partial(contextvars.copy_context().run, _no_stop_iteration, fn, args, kwargs)
     answer = await asyncio.get_running_loop().run_in_executor(_threads, in_context)
     return await answer if inspect.isawaitable(answer) else answer
@@ -73,7 +98,8 @@ class DaemonThreads(Executor):
         """Queue one call.
 
         Raises:
-            BulkheadFull: all threads are busy and `waiting_max` calls are in line already.
+            BulkheadFull: all threads are busy and `waiting_max` calls are in line already; or there is no thread, and
+                none can be started.
         """
         future: Future[Any] = Future()
         with self._lock:
@@ -82,12 +108,23 @@ class DaemonThreads(Executor):
                     f"{self._started} synchronous calls are running and {self._unstarted} wait for a thread; this one "
                     "was not made; find the calls that hang, or make them async"
                 )
+            if self._unstarted >= self._idle and self._started < self._threads_max:
+                self._start_thread()
             self._unstarted += 1
             self._jobs.put((future, partial(fn, *args, **kwargs)))
-            if self._unstarted > self._idle and self._started < self._threads_max:
-                self._started += 1
-                threading.Thread(target=self._work, name=f"guarded-call-{self._started}", daemon=True).start()
         return future
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=f"guarded-call-{self._started + 1}", daemon=True).start()
+        except RuntimeError as error:
+            if self._started == 0:  # else the call waits in line for one of those that there are
+                raise BulkheadFull(
+                    f"no thread can be started for a synchronous call ({error}), and it was not made; "
+                    "see the system's limits on threads and memory"
+                ) from error
+        else:
+            self._started += 1
 
     def _work(self) -> None:
         while True:

@@ -12,7 +12,8 @@ BreakerOpen, BulkheadFull of a nested guard: no call         no        ignored  
 BrokerUnavailable: a second broker might double the order    yes       failure    no
 our other errors (OrderRefused...): a refusal is an answer   no        ignored    no
 LangGraph's control flow (interrupt, command to a parent)    no        ignored    no
-cancellation, KeyboardInterrupt, SystemExit                  no        ignored    no
+a cancellation that nobody asked for: AgentUnavailable       yes       failure    yes
+any other, KeyboardInterrupt, SystemExit                     no        ignored    no
 """
 
 import sys
@@ -20,7 +21,9 @@ from enum import StrEnum
 
 from agents.errors import AgentError, BreakerOpen, BulkheadFull, HoldfastError, InvalidValue, is_retryable
 
-__all__ = ["Outcome", "falls_through", "outcome_of", "worth_retrying"]
+__all__ = ["Outcome", "brief", "falls_through", "outcome_of", "told", "worth_retrying"]
+
+_BRIEF_CHARACTERS = 200
 
 
 class Outcome(StrEnum):
@@ -35,7 +38,10 @@ def worth_retrying(error: BaseException) -> bool:
     """`is_retryable`, and a group is worth it only if all that is in it is."""
     if isinstance(error, ExceptionGroup):
         return all(worth_retrying(inner) for inner in error.exceptions)
-    return is_retryable(error)
+    try:
+        return is_retryable(error)
+    except Exception:  # noqa: BLE001 - an error whose status cannot be read has none
+        return False
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -66,8 +72,26 @@ def falls_through(error: BaseException) -> bool:
     return not isinstance(error, HoldfastError) or isinstance(error, AgentError | InvalidValue)
 
 
+def told(error: BaseException) -> str:
+    """The error's text on one line, or its type's name where it has none, or none that can be read."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is must still count, and be told of
+        text = ""
+    return text or type(error).__name__
+
+
+def brief(error: BaseException) -> str:
+    """Type and text on one short line, as in "ValueError: no such symbol"; the type alone where there is no text."""
+    name, text = type(error).__name__, told(error)
+    return name if text == name else f"{name}: {text}"[:_BRIEF_CHARACTERS]
+
+
 def _is_client_mistake(error: Exception) -> bool:
-    status = getattr(error, "status_code", None)
+    try:
+        status = getattr(error, "status_code", None)
+    except Exception:  # noqa: BLE001 - as above
+        return False
     return isinstance(status, int) and 400 <= status < 500
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
-from agents.errors import ConfigError, QuorumNotReached
+from agents.errors import ConfigError, QuorumNotReached, UnusableAnswer
+from graph.resilience.attempt import failure_of
 from graph.resilience.events import GuardEvent, Observer, Observers, QuorumMissed, QuorumReached
 from graph.resilience.invoke import invoke
-from graph.resilience.outcome import falls_through
+from graph.resilience.outcome import brief, falls_through
 from graph.resilience.timeout import forget_leaks
 
 __all__ = ["UNDECIDED", "Agreement", "Consensus", "Quorum", "median", "vote", "within"]
@@ -34,7 +35,10 @@ UNDECIDED: Final = _Undecided()
 """What a consensus returns while the answers so far do not settle it."""
 
 Consensus = Callable[[Sequence[Any], int], Any]
-"""(answers so far, in the order of their arrival; how many must agree) -> the agreed value, or UNDECIDED."""
+"""(answers so far, in the order of their arrival; how many must agree) -> the agreed value, or UNDECIDED.
+
+It may raise where an answer is of no use to it; that answer then counts as its replica's failure.
+"""
 
 
 def vote(answers: Sequence[Any], needed: int) -> Any:
@@ -44,8 +48,13 @@ def vote(answers: Sequence[Any], needed: int) -> Any:
 
 
 def median(answers: Sequence[Any], needed: int) -> Any:
-    """Take the median of the first `needed` numbers: one wild answer of three then moves nothing."""
-    return _middle(answers) if len(answers) >= needed else UNDECIDED
+    """Take the median of the first `needed` finite numbers: one wild answer of three then moves nothing."""
+    numbers = _finite(answers)
+    return _middle(numbers) if len(numbers) >= needed else UNDECIDED
+
+
+def _finite(answers: Sequence[Any]) -> list[Any]:
+    return [answer for answer in answers if math.isfinite(answer)]
 
 
 def _middle(numbers: Sequence[Any]) -> Any:
@@ -58,7 +67,7 @@ def within(tolerance: float) -> Consensus:
     """Make a consensus: the median of the first `needed` numbers that lie within `tolerance` of each other."""
 
     def close(answers: Sequence[Any], needed: int) -> Any:
-        ordered = sorted(answer for answer in answers if math.isfinite(answer))
+        ordered = sorted(_finite(answers))
         for low in range(len(ordered) - needed + 1):
             cluster = ordered[low : low + needed]
             if cluster[-1] - cluster[0] <= tolerance:
@@ -145,21 +154,58 @@ class Quorum:
         kwargs: dict[str, Any],
         member: Callable[..., Any],
     ) -> None:
+        await asyncio.sleep(0)  # all stand before the first is asked, also where tasks are eager
         try:
             answer = await invoke(member, args, kwargs)
-        except Exception as error:
-            if poll.value is UNDECIDED and not falls_through(error):
+        except BaseException as error:
+            failure = failure_of(self._name, error)
+            if failure is None or (poll.value is UNDECIDED and not falls_through(failure)):
                 raise
-            poll.errors.append(error)
+            if poll.value is UNDECIDED:
+                poll.errors.append(failure)
             return
         if poll.value is not UNDECIDED:
             return  # it was being cancelled already, and answered all the same
         poll.answers.append(answer)
-        poll.value = self._consensus(poll.answers, self._needed)
+        self._decide(poll)
         if poll.value is not UNDECIDED:
             for task in tasks:
                 if task is not asyncio.current_task():
                     task.cancel()
+
+    def _decide(self, poll: _Poll) -> None:
+        """Ask the consensus; where it raises, go on without the answers that it cannot work with."""
+        try:
+            poll.value = self._consensus(poll.answers, self._needed)
+        except Exception as error:
+            if not falls_through(error):
+                raise
+            self._drop(poll, error)
+
+    def _drop(self, poll: _Poll, error: Exception) -> None:
+        """Make failures of the answers that raise even where all agree on them; of the newest answer, if none does.
+
+        The bad answer need not be the newest: it may have been noticed only when there were enough to look at.
+        """
+        alone = ((index, self._alone(answer)) for index, answer in enumerate(poll.answers))
+        blamed = {index: why for index, why in alone if why is not None} or {len(poll.answers) - 1: error}
+        poll.errors += [self._unusable(poll.answers[index], why) for index, why in blamed.items()]
+        poll.answers[:] = [answer for index, answer in enumerate(poll.answers) if index not in blamed]
+
+    def _alone(self, answer: Any) -> Exception | None:
+        try:
+            self._consensus([answer] * self._needed, self._needed)
+        except Exception as error:  # noqa: BLE001 - it is told with the answer
+            return error
+        return None
+
+    def _unusable(self, answer: Any, why: Exception) -> UnusableAnswer:
+        unusable = UnusableAnswer(
+            f"a replica of {self._name!r} answered with a {type(answer).__name__} that the consensus cannot work with "
+            f"({brief(why)}); it counts as failed; see what the replica returns, or the consensus"
+        )
+        unusable.__cause__ = why
+        return unusable
 
     def _result(self, poll: _Poll, asked: int) -> Agreement[Any]:
         counts = (len(poll.answers), len(poll.errors))

@@ -6,7 +6,9 @@ each make 27 calls of one, unless all of them draw from one budget. tenacity's w
 strategy; tenacity is imported with the first failure, for its import is 50 ms of a cold start.
 """
 
+import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["JITTER", "Budget", "Retry", "retry_after_seconds", "without_backoff"]
 
+_log = logging.getLogger(__name__)
+
 JITTER = Random()  # noqa: S311 - jitter is no secret
 """Draws the jitter of all guards that were given no Random of their own: one for all, for it weighs more than a guard.
 A simulation seeds it."""
+
+os.register_at_fork(after_in_child=JITTER.seed)  # or all children of one process would retry in step
 
 _skips = 0  # how many `without_backoff` blocks we are in
 
@@ -74,8 +80,9 @@ class Retry:
     """At most `max_attempts` calls in all, waiting `base_seconds * factor ** n`, at most `max_seconds`, between them.
 
     The wait is multiplied by a random number from `jitter` (low, high). `wait` and `stop` take tenacity's objects and
-    replace the exponential wait (with its jitter) and the number of attempts. A Retry-After in the error lengthens
-    the wait; one above `max_seconds` ends the retrying, as does a wait that the deadline does not allow.
+    replace the exponential wait (with its jitter) and the number of attempts; where one of them fails, it is logged,
+    and the retrying ends. A Retry-After in the error lengthens the wait; one above `max_seconds` ends the retrying, as
+    does a wait that the deadline does not allow.
     """
 
     max_attempts: int = 3
@@ -108,26 +115,35 @@ class Retry:
         Neither the deadline nor the budget is looked at here; that is the guard's part.
         """
         state = _call_state(attempt, elapsed_seconds, error)
-        stop, wait = self.stop, self.wait
-        if stop is None:
-            from tenacity import stop_after_attempt  # noqa: PLC0415
-
-            stop = stop_after_attempt(self.max_attempts)
-        if stop(state):
+        asked = 0.0 if _skips else retry_after_seconds(error) or 0.0
+        if asked > self.max_seconds:
             return None
-        if _skips:
-            return 0.0
-        if wait is None:
+        try:
+            if self.stop is None and _is_last(state, self.max_attempts):
+                return None
+            delay = 0.0 if _skips else max(asked, self._backoff_seconds(state, random))
+            state.upcoming_sleep = delay  # some ways to stop add it to what has passed
+            return None if self.stop is not None and self.stop(state) else delay
+        except Exception:  # noqa: BLE001 - its trouble must hide neither the agent's error nor the fallback
+            _log.exception("the strategy of a retry failed after a %s; it is not tried again", type(error).__name__)
+            return None
+
+    def _backoff_seconds(self, state: "RetryCallState", random: Random) -> float:
+        if self.wait is None:
             from tenacity import wait_exponential  # noqa: PLC0415
 
             backoff = wait_exponential(multiplier=self.base_seconds, exp_base=self.factor, max=self.max_seconds)
-            delay = backoff(state) * random.uniform(*self.jitter)
-        else:
-            delay = wait(state)
-        asked = retry_after_seconds(error)
-        if asked is None:
-            return delay
-        return max(delay, asked) if asked <= self.max_seconds else None
+            return backoff(state) * random.uniform(*self.jitter)
+        seconds = float(self.wait(state))
+        if not seconds < math.inf:
+            raise ValueError(f"a retry was told to wait {seconds} s, which never ends; give a finite number of seconds")
+        return seconds
+
+
+def _is_last(state: "RetryCallState", attempts: int) -> bool:
+    from tenacity import stop_after_attempt  # noqa: PLC0415
+
+    return stop_after_attempt(attempts)(state)
 
 
 def _call_state(attempt: int, elapsed_seconds: float, error: Exception) -> "RetryCallState":
@@ -145,17 +161,21 @@ def _call_state(attempt: int, elapsed_seconds: float, error: Exception) -> "Retr
 def retry_after_seconds(error: BaseException) -> float | None:
     """What the other side asked for: `error.retry_after` (seconds), or the Retry-After header of `error.response`.
 
-    A header that is a date counts from the response's own Date header, so that no clock of ours is asked.
+    A header that is a date counts from the response's own Date header, so that no clock of ours is asked. Of a group
+    it is the longest that anything in it asks for.
     """
+    if isinstance(error, ExceptionGroup):
+        wishes = [asked for each in error.exceptions if (asked := retry_after_seconds(each)) is not None]
+        return max(wishes, default=None)
     try:
         asked = getattr(error, "retry_after", None)
         if asked is None:
             headers = getattr(getattr(error, "response", None), "headers", None)
             asked = _header_seconds(headers) if headers is not None else None
         seconds = float(asked) if asked is not None else math.nan
-    except (AttributeError, OverflowError, TypeError, ValueError):  # a wish that cannot be read is none
+    except Exception:  # noqa: BLE001 - a wish that cannot be read is none
         return None
-    return seconds if 0 <= seconds < math.inf else None
+    return seconds if seconds >= 0 else None
 
 
 def _header_seconds(headers: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""A pytest plugin for resilient agents: faults on purpose, time that jumps, and no network. Installed with Holdfast.
+"""A test kit for resilient agents: faults on purpose, and no network. `holdfast_pytest` has it as pytest fixtures.
 
     def test_rules_answer_when_the_model_hangs(virtual_clock, faults):
         guard = Guard("model", attempt_timeout=10.0, fallbacks=[rules], faults=faults("model=hang"))
@@ -23,9 +23,8 @@ import pytest
 
 from graph.resilience.faults import Fault, FaultPlan
 from graph.resilience.guard import Guard
-from graph.resilience.virtual import VirtualClock
 
-__all__ = ["Faults", "NetworkBlocked", "NetworkGuard", "faults", "network_blocked", "virtual_clock"]
+__all__ = ["Faults", "NetworkBlocked", "NetworkGuard", "blocked_network"]
 
 
 class Faults:
@@ -60,30 +59,6 @@ def _injected(guard: Guard, plan: FaultPlan) -> Iterator[FaultPlan]:
         guard.use_faults(before)
 
 
-@pytest.fixture
-def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
-    """Make fault plans. While a test has it, no retry waits; unless the test also has `virtual_clock`.
-
-    On virtual time waiting costs nothing, and is often what a test is about.
-    """
-    if "virtual_clock" in request.fixturenames:
-        yield Faults()
-    else:
-        with Guard.testing():
-            yield Faults()
-
-
-@pytest.fixture
-def virtual_clock() -> Iterator[VirtualClock]:
-    """Run coroutines on a loop whose clock jumps: `virtual_clock.run(coroutine)`; `now` is its time in seconds.
-
-    Synchronous callees of guards run inline, and a wait that can never end is an error, "simulation deadlock". For
-    plain test functions; the seed is 0, and `VirtualClock(seed)` is for tests that try many.
-    """
-    with VirtualClock() as clock:
-        yield clock
-
-
 class NetworkBlocked(ConnectionRefusedError):
     """A test that has `network_blocked` has tried to leave this machine."""
 
@@ -111,17 +86,19 @@ class NetworkGuard:
             )
 
 
-@pytest.fixture
-def network_blocked(monkeypatch: pytest.MonkeyPatch) -> NetworkGuard:
-    """Refuse every connection, datagram and name lookup that would leave this machine, until the test is over.
+@contextmanager
+def blocked_network() -> Iterator[NetworkGuard]:
+    """Refuse every connection, datagram and name lookup that would leave this machine, for the length of the block.
 
-    Loopback and Unix sockets stay open. It sees what goes through Python's `socket` module: asyncio and the usual
-    clients do; uvloop, and libraries with sockets of their own in C, do not.
+    Loopback and Unix sockets stay open, and so do lookups that only read or write numbers. It sees what goes through
+    Python's `socket` module: asyncio and the usual clients do; uvloop, and libraries with sockets of their own in C, do
+    not.
     """
     guard = NetworkGuard()
-    for owner, name, target in _WAYS_OUT:
-        monkeypatch.setattr(owner, name, _checked(getattr(owner, name), guard, target))
-    return guard
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name, target in _WAYS_OUT:
+            patch.setattr(owner, name, _checked(getattr(owner, name), guard, target))
+        yield guard
 
 
 def _checked(call: Callable[..., Any], guard: NetworkGuard, target: Callable[..., Any]) -> Any:
@@ -137,33 +114,56 @@ def _peer(_: socket.socket, address: Any) -> Any:
 
 
 def _addressee(*given: Any) -> Any:
-    """Who a datagram is for; None where the socket is connected, and was checked then."""
-    return given[-1] if isinstance(given[-1], tuple) else None
+    """Who `sendto` is for: its last argument."""
+    return given[-1]
+
+
+def _addressee_of_message(*given: Any) -> Any:
+    """Who `sendmsg` is for; None where the socket is connected, and was checked then."""
+    return given[4] if len(given) > 4 else None
 
 
 def _looked_up(host: Any = None, *_: Any, **__: Any) -> Any:
+    """Whose number is asked for; None where it is given, and only read."""
+    return None if _number_of(host) else (host,)
+
+
+def _known_by_number(host: Any) -> Any:
     return (host,)
+
+
+def _named(address: Any, flags: int) -> Any:
+    """Whose name is asked for; None where the number is wanted, and only written."""
+    return None if flags & socket.NI_NUMERICHOST else address
 
 
 _WAYS_OUT: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (socket.socket, "connect", _peer),
     (socket.socket, "connect_ex", _peer),
     (socket.socket, "sendto", _addressee),
-    (socket.socket, "sendmsg", _addressee),
+    (socket.socket, "sendmsg", _addressee_of_message),
     (socket, "getaddrinfo", _looked_up),
     (socket, "gethostbyname", _looked_up),
     (socket, "gethostbyname_ex", _looked_up),
+    (socket, "gethostbyaddr", _known_by_number),
+    (socket, "getnameinfo", _named),
 )
+"""The event loop's own ways (`getaddrinfo`, `getnameinfo`, `sock_connect`, `sock_sendto`) lead through these."""
 
 
 def _leaves(address: Any) -> bool:
     """Whether this is an address of another machine: a tuple with a host that is not this one. A path is local."""
     if not isinstance(address, tuple) or not address:
         return False
-    host = address[0].decode() if isinstance(address[0], bytes) else address[0]
-    if host in {None, "", "localhost"}:
+    if address[0] in {None, "", b"", "localhost", b"localhost"}:
         return False
+    number = _number_of(address[0])
+    return number is None or not (getattr(number, "ipv4_mapped", None) or number).is_loopback
+
+
+def _number_of(host: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    text = host.decode(errors="replace") if isinstance(host, bytes) else str(host)
     try:
-        return not ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+        return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return True
+        return None

@@ -10,6 +10,7 @@ A timeout bounds awaits. Code that computes without awaiting is interrupted by n
 """
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -28,12 +29,17 @@ __all__ = [
     "current_task",
     "forget_leaks",
     "open_scope",
+    "take_back",
     "time_left",
     "time_of",
+    "without_cancellation",
 ]
 
 Scope = list[Any]
 """One guarded call's deadline: [loop time or None, the scope around it or None]. None in front: the call is over.
+
+In a DeadlineQueue, behind these: the time when the call is struck; or, once it was, [..., timer of a second strike or
+None, number of strikes].
 
 A scope is closed by that None, not by restoring the context: it is cheaper, it is right even where a coroutine is
 closed in another context than its own, and a task that outlives the call that started it is not bound by it any more.
@@ -53,7 +59,10 @@ def time_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
 def open_scope() -> Scope | None:
     """The innermost scope around us whose call is not over."""
-    scope = SCOPE.get()
+    return _open(SCOPE.get())
+
+
+def _open(scope: Scope | None) -> Scope | None:
     while scope is not None and scope[0] is None:
         scope = scope[1]
     return scope
@@ -89,8 +98,12 @@ def forget_leaks(task: "asyncio.Task[Any]", pending: int, error: BaseException |
         if error is None or task.cancelling() <= pending:
             return
         for frame, _line in walk_tb(error.__traceback__):
-            group = frame.f_locals.get("self") if frame.f_code is _CLOSING_GROUP else None
-            if group is not None and group._parent_task is task and group._parent_cancel_requested:  # noqa: SLF001
+            closing = frame.f_locals if frame.f_code is _CLOSING_GROUP else {}
+            group = closing.get("self")
+            if group is None or closing.get("et") is not None:
+                continue  # a group whose body was cut short takes its cancellation back by itself
+            if group._parent_task is task and group._parent_cancel_requested:  # noqa: SLF001
+                group._parent_cancel_requested = False  # noqa: SLF001 - its error may come by again
                 task.uncancel()
                 if task.cancelling() <= pending:
                     return
@@ -100,8 +113,17 @@ def forget_leaks(task: "asyncio.Task[Any]", pending: int, error: BaseException |
 _CLOSING_GROUP = asyncio.TaskGroup.__aexit__.__code__
 
 
+def without_cancellation(error: BaseException) -> BaseException | None:
+    """What is left of an error without the cancellations in it, which may come back in a group; None if nothing is."""
+    if isinstance(error, asyncio.CancelledError):
+        return None
+    if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
+        return error.split(asyncio.CancelledError)[1]
+    return error
+
+
 class TimeLimit:
-    """A limit for one block that awaits: `with TimeLimit(when): ...` cancels the task at `when` (loop time).
+    """A limit for one block that awaits: `with TimeLimit(when): ...` cancels the task at `when` (loop time, or inf).
 
     After the block `expired` says whether it was this limit that struck. Expiry raises TimeoutError if the
     cancellation was ours alone; a block that swallows its cancellation and returns, returns.
@@ -120,18 +142,25 @@ class TimeLimit:
             raise RuntimeError("a time limit needs a task to cancel: await it inside a coroutine that a loop runs")
         self._task = task
         self._baseline = task.cancelling()
+        self._handle: asyncio.Handle | None = None
         if self.when <= loop.time():
-            self._handle: asyncio.Handle = loop.call_soon(self._strike)
-        else:
+            self._handle = loop.call_soon(self._strike)
+        elif self.when < math.inf:
             self._handle = loop.call_at(self.when, self._strike)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.cancel()
-        if self.expired and self._task.uncancel() <= self._baseline and isinstance(error, asyncio.CancelledError):
+        if self._handle is not None:
+            self._handle.cancel()
+        if not self.expired or self._task.uncancel() > self._baseline or error is None:
+            return
+        left = without_cancellation(error)
+        if left is None:
             raise TimeoutError from error
+        if left is not error:
+            raise left
 
     def _strike(self) -> None:
         self.expired = True
@@ -144,6 +173,9 @@ class DeadlineQueue:
     A call costs one insertion and one removal in a dict instead of a timer of its own. One queue per loop and per
     limit; at most one entry per task at a time (a guard that is entered twice by one task takes a TimeLimit).
     Bounded by the number of tasks that are inside the guard.
+
+    A call that goes on in spite of it is struck a second time at its deadline, its own or that of a call around it, as
+    in one `asyncio.timeout` inside another. Who has lost its entry ends with `take_back`.
     """
 
     __slots__ = ("entries", "handle", "loop", "now", "thread")
@@ -152,7 +184,7 @@ class DeadlineQueue:
         self.loop = loop  # None: no loop yet, and no thread has the number 0
         self.thread = thread
         self.now = monotonic if loop is None else time_of(loop)
-        self.entries: dict[asyncio.Task[Any], float] = {}  # task -> loop time at which it is cancelled
+        self.entries: dict[asyncio.Task[Any], Scope] = {}
         self.handle: asyncio.TimerHandle | None = None
 
     def arm(self, when: float) -> None:
@@ -164,9 +196,31 @@ class DeadlineQueue:
         self.handle = None
         due = self.now() + EARLY_SECONDS
         while self.entries:
-            task, when = next(iter(self.entries.items()))
-            if when > due:
-                self.arm(when)
+            task, scope = next(iter(self.entries.items()))
+            if scope[2] > due:
+                self.arm(scope[2])
                 return
             del self.entries[task]  # the absence of the entry tells the call whose cancellation this is
+            scope[2:] = None, 1
             task.cancel()
+            around = _open(scope)
+            if around is not None and due < around[0] < math.inf:
+                self._strike_again(task, scope, around[0])
+
+    def _strike_again(self, task: "asyncio.Task[Any]", scope: Scope, until: float) -> None:
+        if until > self.now() + EARLY_SECONDS:
+            assert self.loop is not None  # noqa: S101
+            scope[2] = self.loop.call_at(until, self._strike_again, task, scope, until)
+        else:
+            scope[2:] = None, 2
+            task.cancel()
+
+
+def take_back(task: "asyncio.Task[Any]", scope: Scope) -> int:
+    """End a call that its DeadlineQueue has struck: uncancel every strike, let none follow; return their number."""
+    _, _, timer, strikes = scope
+    if timer is not None:
+        timer.cancel()
+    for _ in range(strikes):
+        task.uncancel()
+    return int(strikes)

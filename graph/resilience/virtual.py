@@ -11,6 +11,7 @@ would jump past their timeouts. The technique is that of FoundationDB's simulati
 """
 
 import asyncio
+import math
 import selectors
 from asyncio import events
 from collections import deque
@@ -26,13 +27,15 @@ __all__ = ["VirtualClock", "VirtualLoop"]
 T = TypeVar("T")
 
 _BEGINNING = 1000.0  # not 0: code that takes "no time yet" for false is found
+_AT_ONCE = 1e-9  # seconds: timers so close to each other are due together; far out a float cannot tell that much apart
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """`time()` is virtual, in seconds. `seed` None keeps asyncio's own order of tasks: first come, first served.
 
     Raises:
-        RuntimeError: "simulation deadlock", where nothing is ready and no timer is set: nothing can ever happen.
+        RuntimeError: "simulation deadlock", where nothing is ready and no timer is set, or only at infinity: nothing
+            can ever happen.
     """
 
     # What asyncio's own loops have, and its type stubs do not tell.
@@ -47,7 +50,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selectors.DefaultSelector())
         self._poll = self._selector.select
         self._selector.select = self._select
-        self._clock_resolution = 1e-9
+        self._clock_resolution = _AT_ONCE
 
     def time(self) -> float:
         """Virtual seconds; begins at 1000."""
@@ -72,9 +75,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         ready: list[Any] = self._poll(0)
         if ready or timeout == 0:
             return ready
-        if not self._scheduled:
+        if not self._scheduled or self._scheduled[0].when() == math.inf:
             raise RuntimeError(self._deadlock())
         self._now = max(self._now, self._scheduled[0].when())
+        self._clock_resolution = max(_AT_ONCE, math.ulp(self._now))
         return []
 
     def _run_once(self) -> None:

@@ -127,6 +127,8 @@ class TestRefusals:
             ("[guards.trend]\nmax_attempts = 0", "max_attempts is 0"),
             ("[guards.trend]\nattempt_timeout = inf", "attempt_timeout is inf"),
             ("= 3", "cannot be used"),
+            (f"cash = {'9' * 5_000}", "cannot be used"),
+            (f"required = {'[' * 10_000}", "cannot be used"),
             ("home = 3", "setting home does not fit"),
         ],
     )

@@ -1,6 +1,7 @@
 """The nodes: each asks its agent, and whatever goes wrong with that ends in a decision that risks less."""
 
 import asyncio
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -184,6 +185,19 @@ class TestSynthesis:
         findings = [Finding(name, 0.5, 0.5, "") for name in "abc"] + [Outage("d", required=True, error="dead")]
         synthesis = (await nodes.synthesis({"view": view, "findings": findings}, CONFIG))["synthesis"]
         assert (synthesis.missing, synthesis.level) == (("d",), 1)
+
+    async def test_who_observes_hears_how_much_is_missing(self, make, view):
+        heard = []
+        nodes = replace(make(*(Says(name) for name in "abcd")), observers=(heard.append,))
+        findings = [Finding(name, 0.5, 0.5, "") for name in "abcd"]
+        await nodes.synthesis({"view": view, "findings": findings}, CONFIG)
+        assert not heard, "nobody is missing"
+        findings[3] = Outage("d", required=True, error="dead")
+        await nodes.synthesis({"view": view, "findings": findings}, CONFIG)
+        findings[2] = Outage("c", required=True, error="dead")
+        with pytest.raises(CriticalDegradation):
+            await nodes.synthesis({"view": view, "findings": findings}, CONFIG)
+        assert [(event.level, event.failed) for event in heard] == [(1, ("d",)), (2, ("c", "d"))]
 
     async def test_one_that_never_reported_is_missing(self, make, view):
         nodes = make(Says("a"), Says("b"))

@@ -124,6 +124,8 @@ async def test_every_kind_of_analyst_of_ones_own(house):
     assert set(outages) == {"raises", "rubbish", "late", "stuck"}
     assert state["synthesis"].level == 1
     assert state["orders"][0].filled > 0
+    told = [entry.detail for entry in await app.timeline.entries("run-1") if entry.kind == "Degraded"]
+    assert [(each["level"], sorted(each["failed"])) for each in told] == [(1, sorted(outages))]
 
 
 async def test_too_many_required_outages_stop_the_run(house):

@@ -5,7 +5,7 @@ import asyncio
 from agents.domain import Finding, MarketView
 from agents.research import DEFAULT_MEMBERS
 from graph.resilience import Fault, FaultAction
-from graph.state import NODES
+from graph.state import BROKER, NODES
 from tests.simulation.story import Scenario
 
 MEMBERS = tuple(member.name for member in DEFAULT_MEMBERS)
@@ -56,6 +56,12 @@ SCENARIOS = {
     "errors": Scenario(_THREE_OF_TEN, {"guards": _STEADY}),
     # The same with the default policies: three attempts, and nobody behind most of the nodes.
     "defaults": Scenario(_THREE_OF_TEN),
+    # With no settings at all: one required analyst never answers, and a tenth of all other calls does not.
+    "hung": Scenario(
+        _each(REQUIRED[:1], FaultAction.HANG) + _each((*MEMBERS[1:], *NODES, BROKER), FaultAction.HANG, rate=0.1)
+    ),
+    # The same for the node that has somebody to answer for it: nobody plans, and nothing is traded.
+    "no_strategist": Scenario(_each(("strategy",), FaultAction.HANG)),
     # A tenth of the calls never returns, another tenth is late; models with a rule behind each.
     "hangs": Scenario(
         _each((*MODELS, *NODES), FaultAction.HANG, rate=0.1)

@@ -16,6 +16,8 @@ from tests.simulation.story import Story, play
 SEEDS = {
     "errors": int(os.environ.get("HOLDFAST_SIM_RUNS", "300")),
     "defaults": 25,
+    "hung": 25,
+    "no_strategist": 2,
     "hangs": 25,
     "models_down": 5,
     "outage": 2,
@@ -72,10 +74,20 @@ def test_where_three_calls_of_ten_fail_more_than_999_of_1000_runs_finish(told):
     assert sum(len(story.recoveries) for story in stories) > 2 * len(stories), "hardly anything was injected"
 
 
-@pytest.mark.parametrize("name", ["errors", "defaults", "hangs", "models_down", "outage", "starved", "broker"])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "blackout"])
 def test_from_fault_to_answer_in_less_than_a_minute(told, name):
     for story in told(name):
         assert max(story.recoveries, default=0.0) < RECOVERY_SECONDS_MAX, f"replay: {story.replay}"
+
+
+def test_hung_agents_are_given_up_in_time_with_the_settings_that_are_shipped(told):
+    for name in ("hung", "no_strategist"):
+        assert SCENARIOS[name].settings == {}
+        assert max(recoveries(told(name))) > 29, "nobody was waited for, in virtual time"
+    assert any(story.traded for story in told("hung"))
+    for story in told("no_strategist"):
+        assert (story.finished, story.traded) == (1, 0), f"replay: {story.replay}"
+        assert ("FallbackUsed", "strategy") in {(kind, who) for _, _, kind, who in story.timeline}
 
 
 def test_when_all_models_hang_rules_answer(told):

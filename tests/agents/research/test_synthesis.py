@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agents.domain import Finding, Outage, Synthesis
 from agents.errors import CriticalDegradation, InvalidValue
-from agents.research.synthesis import degradation_level, synthesise
+from agents.research.synthesis import synthesise
 
 unit = st.floats(0.0, 1.0)
 reports = st.lists(
@@ -70,7 +70,9 @@ def test_a_required_member_that_never_reported_counts_as_failed():
     [(10, 10, 0), (8, 10, 0), (7, 10, 1), (5, 10, 1), (4, 10, 2), (0, 3, 2), (4, 5, 0), (1, 2, 1)],
 )
 def test_degradation_levels(answered, asked, level):
-    assert degradation_level(answered, asked) == level
+    members = [_finding(f"m{number}") for number in range(answered)]
+    members += [_outage(f"m{number}") for number in range(answered, asked)]
+    assert synthesise(members, []).level == level
 
 
 def test_three_in_ten_required_may_fail_but_not_more():

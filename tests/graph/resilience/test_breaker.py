@@ -1,12 +1,16 @@
+import asyncio
+import json
 import math
+from dataclasses import asdict
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agents.errors import ConfigError
-from graph.resilience import Breaker, BreakerSnapshot, BreakerState, CircuitBreaker
+from agents.errors import BreakerOpen, ConfigError
+from graph.resilience import Breaker, BreakerSnapshot, BreakerState, CircuitBreaker, Guard
+from graph.resilience.virtual import VirtualLoop
 
 CLOSED, OPEN, HALF_OPEN, ISOLATED = BreakerState
 
@@ -57,9 +61,9 @@ def test_recovers_by_two_successful_probes_after_a_minute(clock):
     fail(made, 5)
     clock.now += 59.999
     assert made.acquire() is None
-    assert made.refuses()
+    assert made.acquire() is None
     clock.now += 0.002
-    assert not made.refuses()
+    assert made.open_seconds_left() == 0
     succeed(made)
     assert made.state is HALF_OPEN
     succeed(made)
@@ -118,6 +122,19 @@ def test_a_probe_that_never_comes_back_loses_its_place_and_its_voice(clock):
     assert made.acquire() is None  # the lost probe's place was not given out twice
 
 
+def test_a_probe_that_is_let_through_late_keeps_its_place_and_its_voice(clock):
+    made, _ = breaker(clock)
+    fail(made, 5)
+    clock.now += 60
+    succeed(made)
+    clock.now += 59  # nobody called for a while
+    second = made.acquire()
+    clock.now += 1
+    assert made.acquire() is None  # half-open for a minute, but this probe is out for a second
+    made.success(second)
+    assert made.state is CLOSED
+
+
 @pytest.mark.parametrize("late", ["success", "failure", "give_back"])
 def test_late_results_of_an_older_epoch_change_nothing(clock, late):
     made, _ = breaker(clock, success_threshold=1)
@@ -160,6 +177,19 @@ def test_failure_rate_forgets_what_is_older_than_its_window(clock):
     assert made.state is OPEN
 
 
+@pytest.mark.parametrize("kind", ["failure_rate", "slow_rate"])
+def test_a_rate_that_is_reached_exactly_opens_it(clock, kind):
+    made, _ = breaker(clock, failure_threshold=1000, slow_seconds=2.0, calls_min=100, **{kind: 0.07})
+    succeed(made, 93)
+    for _ in range(7):  # 0.07 * 100 is more than 7, for a computer
+        assert made.state is CLOSED
+        if kind == "failure_rate":
+            fail(made)
+        else:
+            succeed(made, seconds=3.0)
+    assert made.state is OPEN
+
+
 def test_a_failure_just_inside_the_window_still_counts(clock):
     made, _ = breaker(clock, failure_threshold=1000, failure_rate=0.5, calls_min=10, window_seconds=60)
     fail(made, 9)
@@ -185,11 +215,24 @@ def test_isolated_until_released(clock):
     made.isolate("deploy")
     clock.now += 1e9
     assert made.acquire() is None
-    assert made.refuses()
+    assert made.acquire() is None
     assert made.open_seconds_left() == math.inf
     made.release()
     assert made.acquire() is not None
     assert changes == [ISOLATED, CLOSED]
+
+
+@pytest.mark.parametrize("by_hand", ["isolate", "release"])
+def test_isolated_or_released_by_whoever_hears_that_it_is_half_open(clock, by_hand):
+    def decide(made):
+        if made.state is HALF_OPEN:
+            made.release() if by_hand == "release" else made.isolate("stay away")
+
+    made = CircuitBreaker("trend", clock=clock, on_change=decide)
+    fail(made, 5)
+    clock.now += 60
+    permits = [made.acquire() for _ in range(3)]
+    assert permits == [None if by_hand == "isolate" else made.epoch] * 3
 
 
 def test_a_success_that_began_before_the_isolation_does_not_end_it(clock):
@@ -217,6 +260,137 @@ def test_snapshot_survives_a_restart_with_another_clock(clock):
     assert again.acquire() is not None
 
 
+@pytest.mark.parametrize("state", ["open", "half_open", "isolated"])
+def test_a_snapshot_survives_json(clock, state):
+    made, _ = breaker(clock)
+    fail(made, 5)
+    if state == "half_open":
+        clock.now += 60
+        made.acquire()
+    elif state == "isolated":
+        made.isolate("deploy")
+    kept = json.loads(json.dumps(asdict(made.snapshot()), allow_nan=False))
+    again, _ = breaker(clock)
+    again.restore(BreakerSnapshot(**kept))
+    assert again.reason == made.reason
+    assert (again.acquire() is None) == (state != "half_open")
+    assert again.open_seconds_left() == {"open": 60, "half_open": 0, "isolated": math.inf}[state]
+
+
+@pytest.mark.parametrize(("trips", "longest"), [(0, 60), (1, 60), (2, 120), (10**400, 300)], ids=range(4))
+def test_a_restored_breaker_stays_open_no_longer_than_its_own_policy_says(clock, trips, longest):
+    made, _ = breaker(clock, open_growth=2)  # a whole number, whose powers know no bounds
+    made.restore(BreakerSnapshot("open", 0, trips, 1e9, "an outage"))
+    assert made.open_seconds_left() == longest
+
+
+GOOD = {"state": "closed", "failures": 4, "trips": 0, "reopens_in_seconds": 0.0, "reason": ""}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("state", "ajar"),
+        ("state", None),
+        ("state", ["open"]),
+        ("failures", -1),
+        ("failures", 1.5),
+        ("failures", True),
+        ("failures", "4"),
+        ("trips", -1),
+        ("trips", math.nan),
+        ("trips", None),
+        ("reopens_in_seconds", -0.1),
+        ("reopens_in_seconds", math.nan),
+        ("reopens_in_seconds", math.inf),
+        ("reopens_in_seconds", "40"),
+        ("reopens_in_seconds", None),
+        ("reason", None),
+    ],
+)
+@pytest.mark.parametrize("state", ["closed", "open", "half_open", "isolated"])
+def test_a_snapshot_that_no_breaker_makes_is_refused_whole(clock, field, value, state):
+    made, changes = breaker(clock)
+    fail(made, 5)
+    before, told = made.snapshot(), list(changes)
+    with pytest.raises(ConfigError, match=rf"has the {field} .*, and 'trend' keeps its own; it must be"):
+        made.restore(BreakerSnapshot(**{**GOOD, "state": state, field: value}))
+    assert made.snapshot() == before
+    assert changes == told
+
+
+def test_open_on_one_loops_clock_is_not_open_for_ever_on_the_next(clock):
+    made, _ = breaker(clock)
+    clock.now = 1e6
+    fail(made, 5)
+    clock.now = 0.0
+    assert made.acquire() is None
+    assert made.open_seconds_left() == 60
+    clock.now = 59.9
+    assert made.acquire() is None
+    clock.now = 60.0
+    assert made.acquire() is not None
+
+
+def test_a_probe_that_was_lost_with_its_loop_gives_its_place_back_on_the_next(clock):
+    made, _ = breaker(clock)
+    clock.now = 1e6
+    fail(made, 5)
+    clock.now += 60
+    made.acquire()
+    clock.now = 0.0
+    assert made.acquire() is not None
+    assert made.acquire() is None
+
+
+def test_the_window_of_one_loops_clock_is_forgotten_on_the_next(clock):
+    made, _ = breaker(clock, failure_threshold=1000, failure_rate=0.5, calls_min=10, window_seconds=60)
+    clock.now = 1e6
+    fail(made, 9)
+    clock.now = 0.0
+    fail(made)
+    assert made.state is CLOSED
+    clock.now = 61.0
+    fail(made, 9)
+    assert made.state is CLOSED
+    fail(made)
+    assert made.state is OPEN
+
+
+@pytest.mark.parametrize("others", [{}, {"last_resort": lambda: "rules"}], ids=["alone", "chain"])
+def test_a_guard_that_was_opened_on_one_loop_recovers_on_the_next(others):
+    guard = Guard("trend", retry=None, breaker=Breaker(failure_threshold=1, success_threshold=1), **others)
+
+    async def answer():
+        return "ok"
+
+    async def fail_late():
+        await asyncio.sleep(1e6)
+        guard.breakers["trend"].failure(guard.breakers["trend"].acquire())
+
+    async def recover():
+        (result,) = await asyncio.gather(guard(answer), return_exceptions=True)
+        assert result == "rules" or isinstance(result, BreakerOpen)
+        await asyncio.sleep(60)
+        return await guard(answer)
+
+    for main, result in ((fail_late, None), (recover, "ok")):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            assert runner.run(main()) == result
+
+
+@pytest.mark.parametrize("growth", [2.0, 1e10, 10**400, 1e308])
+def test_the_open_time_never_grows_beyond_its_cap(clock, growth):
+    made, _ = breaker(clock, failure_threshold=1, open_growth=growth, open_seconds_max=300)
+    for _ in range(1200):
+        fail(made)
+        assert made.open_seconds_left() <= 300
+        clock.now += made.open_seconds_left()
+    assert made.open_seconds_left() == 0
+    fail(made)
+    assert made.open_seconds_left() == 300
+
+
 def test_snapshot_of_closed_keeps_the_count_and_half_open_comes_back_ready_to_probe(clock):
     made, _ = breaker(clock)
     fail(made, 4)
@@ -233,10 +407,10 @@ def test_snapshot_of_closed_keeps_the_count_and_half_open_comes_back_ready_to_pr
     fourth, _ = breaker(clock)
     made.isolate("by hand")
     fourth.restore(made.snapshot())
-    assert fourth.refuses()
+    assert fourth.acquire() is None
 
 
-def test_snapshot_with_an_unknown_state_is_refused(clock):
+def test_snapshot_with_an_unknown_state_is_told_which_there_are(clock):
     made, _ = breaker(clock)
     with pytest.raises(ConfigError, match="must be one of closed, open, half_open, isolated"):
         made.restore(BreakerSnapshot("ajar", 0, 0, 0.0, ""))
@@ -249,6 +423,8 @@ def test_snapshot_with_an_unknown_state_is_refused(clock):
         {"success_threshold": 0},
         {"open_seconds": 0},
         {"open_seconds": math.nan},
+        {"open_seconds_max": math.inf},
+        {"open_seconds_max": math.nan},
         {"open_growth": 0.5},
         {"probes": 0},
         {"failure_rate": 0.0},
@@ -308,8 +484,8 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             return
         if self.model.state is not CLOSED:
             if self.model.state is OPEN or self.model.probe is not None:
-                self.model.probe_began, self.model.count = now, 0  # a new half-open period begins
-            self.model.state, self.model.probe = HALF_OPEN, object()
+                self.model.count = 0  # a new half-open period begins
+            self.model.state, self.model.probe, self.model.probe_began = HALF_OPEN, object(), now
         self.calls.append((permit, self.model.probe, self.generation))
 
     @precondition(lambda self: self.calls)

@@ -1,6 +1,8 @@
 """Cancellation, the part that everybody gets wrong: from outside, by expiry, by both at once, and swallowed."""
 
 import asyncio
+import contextlib
+import itertools
 import threading
 
 import pytest
@@ -181,6 +183,110 @@ async def test_a_callee_that_swallows_its_timeout_and_answers_has_answered(path)
     guard = Guard("trend", deadline=20, attempt_timeout=5, retry=None, **path)
     assert await asyncio.create_task(whole()) == ("late", 0)
     assert untouched(guard)
+
+
+def stubborn(swallows, then, calls=None):
+    """A callee that ignores so many cancellations, waiting on, and then does what `then` says at the next one."""
+
+    async def callee():
+        if calls is not None:
+            calls.append(1)
+        for _ in range(swallows):
+            with contextlib.suppress(asyncio.CancelledError):
+                await hang()
+        try:
+            await hang()
+        except asyncio.CancelledError:
+            if then == "answer":
+                return "late"
+            if then == "fail":
+                raise RuntimeError("cleanup failed") from None
+            raise
+
+    return callee
+
+
+@pytest.mark.parametrize("then", ["cancelled", "answer", "fail"])
+async def test_a_callee_that_swallows_its_attempt_timeout_meets_the_deadline(path, now, then, heard):
+    guard = Guard("trend", deadline=8, attempt_timeout=5, retry=STEADY, observers=[heard], **path)
+    began, calls = now(), []
+    if then == "answer":
+        assert await guard(stubborn(1, then, calls)) == "late"
+    else:
+        with pytest.raises(DeadlineExceeded, match="'trend' did not answer within 8 s in total"):
+            await guard(stubborn(1, then, calls))
+    assert now() - began == pytest.approx(8)
+    assert len(calls) == 1
+    assert asyncio.current_task().cancelling() == 0
+    assert untouched(guard)
+    ends = ["AttemptSucceeded"] if then == "answer" else ["AttemptFailed", "DeadlineExpired"]
+    assert heard.kinds() == ["AttemptStarted", *ends]
+    await asyncio.sleep(20)  # no strike is left behind
+
+
+@pytest.mark.parametrize("then", ["cancelled", "answer", "fail"])
+@pytest.mark.parametrize("swallows", range(3))
+@pytest.mark.parametrize("deadline", [5, 8, 50])
+async def test_both_limits_strike_like_an_asyncio_timeout_inside_another(path, now, deadline, swallows, then):
+    """When it ends, and whether by an answer, is asyncio's; what error it ends with, the guard says in own words."""
+
+    async def nested():
+        async with asyncio.timeout(deadline), asyncio.timeout(5):
+            return await stubborn(swallows, then)()
+
+    async def guarded():
+        return await Guard("trend", deadline=deadline, attempt_timeout=5, retry=None, **path)(stubborn(swallows, then))
+
+    async def ended(call):
+        began, task = now(), asyncio.create_task(call())
+        for seconds in (100, 200, 300):  # for those who swallow both
+            asyncio.get_running_loop().call_later(seconds, task.cancel)
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        kind = "error" if isinstance(result, TimeoutError | RuntimeError) else result
+        return round(now() - began, 6), kind if isinstance(kind, str) else type(kind), task.cancelling()
+
+    assert await ended(guarded) == await ended(nested)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["cancel first", "expiry first"])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize(
+    ("swallows", "seconds"), [*itertools.product((0, 1), (1, 5, 6, 8, 9)), *itertools.product((2,), (1, 6, 9))]
+)
+async def test_a_cancellation_between_both_strikes_is_not_lost(path, swallows, seconds, turns, before):
+    guard = Guard("trend", deadline=8, attempt_timeout=5, retry=STEADY, fallbacks=[hang], last_resort=answer, **path)
+    task, result, hit = await _cancel_at(guard(stubborn(swallows, "cancelled")), seconds, turns, before)
+    if hit:
+        assert isinstance(result, asyncio.CancelledError)
+        assert task.cancelled()
+    else:
+        assert result == "ok"
+        assert task.cancelling() == 0
+    assert untouched(guard)
+
+
+async def test_a_deadline_around_strikes_in_a_task_of_its_own_too(path, now):
+    """A callee that hands its work to a task, and does not hand on its own cancellation, is still bound by its time."""
+    outer = Guard("outer", deadline=8, attempt_timeout=None, retry=None, **path)
+    inner = Guard("inner", attempt_timeout=5, retry=None, **path)
+    began, ended = now(), []
+
+    async def work():
+        try:
+            await inner(stubborn(1, "cancelled"))
+        except DeadlineExceeded:
+            ended.append(now() - began)
+
+    async def deaf():
+        task = asyncio.create_task(work())
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+
+    await outer(deaf)
+    assert ended == [pytest.approx(8)]
+    assert untouched(inner)
+    assert untouched(outer)
 
 
 @pytest.mark.parametrize("limits", [{"attempt_timeout": 5}, {"deadline": 5, "attempt_timeout": None}])
@@ -441,6 +547,61 @@ async def test_a_real_cancellation_of_a_failing_task_group_is_still_seen(path):
     assert hit
     assert isinstance(result, ExceptionGroup)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("before", [True, False], ids=["cancel first", "failure first"])
+async def test_a_cancellation_in_the_instant_in_which_a_group_ends_its_own_body_is_still_seen(path, turns, before):
+    """Such a group takes its own cancellation back; the one that is left is somebody else's."""
+    calls = []
+
+    async def lost():
+        await asyncio.sleep(1)
+        raise ConnectionError
+
+    async def swarm():
+        calls.append(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(lost())
+            await hang()
+
+    guard = Guard("trend", retry=Retry(max_attempts=2, base_seconds=50), **path)
+    _, result, hit = await _cancel_at(guard(swarm), 1, turns, before)
+    assert hit
+    assert isinstance(result, asyncio.CancelledError | ExceptionGroup)
+    assert len(calls) == 1
+
+
+async def test_an_error_that_is_raised_again_does_not_hide_a_cancellation(path):
+    """What a group forgot was made up for when its error came out first; the same error later forgets nothing more."""
+    kept = []
+
+    async def lost():
+        raise ConnectionError
+
+    async def swarm():
+        if kept:
+            try:
+                await hang()
+            except asyncio.CancelledError:
+                raise kept[0] from None
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lost())
+        except ExceptionGroup as error:
+            kept.append(error)
+            raise
+
+    guard = Guard("trend", retry=None, last_resort=answer, **path)
+
+    async def twice():
+        assert await guard(swarm) == "ok"
+        return await guard(swarm)
+
+    _, result, hit = await _cancel_at(twice(), 1, 0, before=True)
+    assert hit
+    assert isinstance(result, ExceptionGroup)
+    assert untouched(guard)
 
 
 async def test_a_second_loop_on_another_thread_gets_its_own_task_cancelled(path):

@@ -1,8 +1,10 @@
 """Any agent, any policy, any moment of cancellation: the inlined way and the chain do the same, and keep the bounds."""
 
 import asyncio
+import dataclasses
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -160,3 +162,58 @@ def test_both_ways_do_the_same_and_keep_the_bounds(policy, scripts, last_resort,
             assert seconds <= policy["deadline"] + 0.25 + 1e-6  # the stubborn agent takes a quarter of a second more
         if "Cancelled" not in result:
             assert pending <= (cancel_at is not None)
+
+
+class Falsy(ConnectionError):
+    def __bool__(self):
+        return False
+
+    def __len__(self):
+        return 0
+
+
+async def test_an_error_that_counts_as_false_is_an_error(path):
+    calls = []
+
+    async def down():
+        calls.append(1)
+        raise Falsy
+
+    with pytest.raises(Falsy):
+        await Guard("trend", retry=Retry(max_attempts=3), breaker=None, **path)(down)
+    assert len(calls) == 3
+    assert (await Guard("trend", retry=None, last_resort=lambda: "rules", **path).ask(down)).value == "rules"
+
+
+async def test_a_fallback_that_counts_as_false_is_asked(path):
+    class Rules(list[str]):  # an empty one
+        async def __call__(self):
+            return "rules"
+
+    asked = await Guard("trend", retry=None, fallbacks=[Rules()], **path).ask(STEP["lost"])
+    assert (asked.value, asked.link) == ("rules", "trend/fallback-1")
+
+
+async def test_an_error_that_takes_no_note_comes_out_without(path):
+    @dataclasses.dataclass(frozen=True)
+    class Frozen(Exception):
+        code: int
+
+    error = Frozen(7)
+    with pytest.raises(Frozen) as caught:
+        await Guard("trend", **path)(_raiser(error))
+    assert caught.value is error
+
+
+async def test_calls_that_are_refused_pay_for_nobodys_retries(path):
+    budget = Budget(ratio=0.5, reserve=1)
+    refusing = Guard("one", retry=Retry(budget=budget), last_resort=lambda: "rules", **path)
+    refusing.breakers["one"].isolate("an outage")
+    budget.withdraw()
+    for _ in range(100):
+        assert await refusing(STEP["answer"]) == "rules"
+    assert budget.tokens == 0
+    refusing.breakers["one"].release()
+    for paid in (0.5, 1.0):
+        assert await refusing(STEP["answer"]) == "ok"
+        assert budget.tokens == paid

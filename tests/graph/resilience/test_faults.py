@@ -169,13 +169,67 @@ def test_the_command_lines_form():
         "trend=latency",
         "trend=latency:-1",
         "trend=latency:inf",
+        "trend=latency:0",
         "trend=error:0.3:4",
+        "trend\n=error:2",
+        "trend\n",
+        "trend=expl\node",
+        pytest.param("trend=latency:" + "9" * 5000, id="huge latency"),
+        pytest.param("trend=error:" + "9" * 5000, id="huge rate"),
+        pytest.param("trend=error@" + "9" * 5000, id="huge number"),
+        pytest.param("trend=" + "e" * 5000, id="long action"),
+        pytest.param("t" * 5000 + "=error:2", id="long target"),
     ],
 )
 def test_what_is_no_fault_is_refused_with_one_clear_line(text):
-    with pytest.raises(ConfigError, match="nothing was run") as caught:
+    with pytest.raises(ConfigError) as caught:
         FaultPlan.parse([text])
-    assert "\n" not in str(caught.value)
+    assert is_one_clear_line(caught.value)
+
+
+def is_one_clear_line(error):
+    """A fact, the consequence and a remedy, short enough to be read."""
+    fact, consequence, remedy = str(error).partition("nothing was run")
+    return bool(fact and consequence and remedy.startswith("; ")) and "\n" not in str(error) and len(str(error)) < 400
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"action": "latency"},
+        {"action": "latency", "seconds": True},
+        {"action": "latency", "seconds": 10**400},
+        {"action": "latency", "seconds": 10**5000},
+        {"seconds": 2.5},
+        {"action": "hang", "seconds": 30},
+        {"rate": True},
+        {"rate": 10**5000},
+        {"nth": True},
+        {"nth": 1.0},
+        {"nth": 10**400},
+        {"nth": 10**9},
+        {"from_seconds": "soon"},
+        {"from_seconds": 10**400},
+        {"until_seconds": "late"},
+        {"until_seconds": float("nan")},
+        {"from_seconds": 3, "until_seconds": 2},
+        {"target": ""},
+        {"target": None},
+        {"target": "trend\n", "nth": 0},
+    ],
+    ids=", ".join,
+)
+def test_a_fault_that_can_never_strike_as_it_is_meant_is_refused(wrong):
+    with pytest.raises(ConfigError) as caught:
+        Fault(**({"target": "trend", "action": "error"} | wrong))
+    assert is_one_clear_line(caught.value)
+
+
+@pytest.mark.parametrize("seed", [True, 1.5, "7", None, 2**63, -(10**5000)], ids=type)
+def test_a_seed_is_a_whole_number_of_a_size_that_can_be_written_down(seed):
+    with pytest.raises(ConfigError) as caught:
+        FaultPlan(seed=seed)
+    assert is_one_clear_line(caught.value)
 
 
 def test_a_target_that_matches_nothing_is_refused_and_names_what_there_is():
@@ -185,6 +239,8 @@ def test_a_target_that_matches_nothing_is_refused_and_names_what_there_is():
         plan.check_targets(["trend", "macro"])
     with pytest.raises(ConfigError, match="the guards are none"):
         plan.check_targets([])
+    with pytest.raises(ConfigError, match=r"the fault a\\nb=hang matches no guard"):
+        FaultPlan.parse(["a\nb=hang"]).check_targets(["trend"])
 
 
 def test_a_plan_from_a_file(tmp_path):
@@ -201,27 +257,60 @@ def test_a_plan_from_a_file(tmp_path):
     )
 
 
+FAULT = '[[fault]]\ntarget = "x"\naction = "error"\n'
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "not toml",
         "sede = 7",
+        '"a\\nb" = 7',
         'seed = "x"',
+        "seed = true",
+        "seed = 7.0",
         "fault = 3",
+        "fault = {}",
         "fault = [3]",
         '[[fault]]\ntarget = "x"',
-        '[[fault]]\ntarget = "x"\naction = "error"\nrtae = 0.3',
+        '[fault]\ntarget = "x"\naction = "error"',
+        FAULT + "rtae = 0.3",
+        FAULT + '"a\\nb" = 0.3',
+        FAULT + 'rate = "often"',
+        FAULT + "rate = 2024-01-01",
+        FAULT + "rate = [0.3]",
+        FAULT + "rate = true",
+        FAULT + "nth = true",
+        FAULT + "nth = false",
+        FAULT + "nth = 2.0",
+        FAULT + "seconds = 3",
+        FAULT + "from_seconds = nan",
+        '[[fault]]\ntarget = "x"\naction = "latency"',
+        '[[fault]]\ntarget = "x"\naction = "latency"\nseconds = inf',
         '[[fault]]\ntarget = "x"\naction = "explode"',
-        '[[fault]]\ntarget = "x"\naction = "error"\nrate = "often"',
         '[[fault]]\ntarget = "x"\naction = 3',
         '[[fault]]\ntarget = 3\naction = "error"',
+        '[[fault]]\ntarget = "a\\nb"\naction = "error"\nrate = 2',
+        pytest.param("seed = " + "9" * 400, id="a seed of 400 digits"),
+        pytest.param("seed = " + "9" * 5000, id="a seed of 5000 digits"),
+        pytest.param("seed = 0x" + "f" * 5000, id="a seed of 5000 hexadecimal digits"),
+        pytest.param(FAULT.replace("error", "latency") + "seconds = " + "9" * 400, id="400 digits of seconds"),
+        pytest.param(FAULT.replace("error", "latency") + "seconds = 0x" + "f" * 5000, id="seconds in hexadecimal"),
+        pytest.param(FAULT + "nth = " + "9" * 400, id="a call number of 400 digits"),
+        pytest.param(FAULT + "until_seconds = " + "9" * 400, id="400 digits of time"),
+        pytest.param("x = " + "[" * 20_000, id="lists in lists"),
+        pytest.param("x = " + "{a=" * 20_000, id="tables in tables"),
+        pytest.param(".".join("a" * 3000) + " = 1", id="a long way down"),
+        pytest.param("[[fault]]\n" + ".".join("a" * 3000) + " = 1", id="a long way down in a fault"),
+        pytest.param(FAULT + "rate." + ".".join("a" * 3000) + " = 1", id="a long way down in a field"),
     ],
 )
-def test_a_file_that_is_no_plan_is_refused(tmp_path, text):
+def test_a_file_that_is_no_plan_is_refused_with_one_clear_line(tmp_path, text):
     path = tmp_path / "plan.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="nothing was run"):
+    with pytest.raises(ConfigError) as caught:
         FaultPlan.from_toml(path)
+    assert is_one_clear_line(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):

@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import copy
 import functools
 import gc
 import inspect
 import logging
+import types
 import typing
+from decimal import Decimal
 
+import pydantic
 import pytest
 
 from agents.errors import (
@@ -180,6 +184,22 @@ async def test_a_retry_that_could_not_begin_before_the_deadline_is_not_waited_fo
     guard, began = Guard("trend", deadline=2.5, retry=STEADY, fallbacks=[answer], **path), now()
     assert await guard(down) == ((), {})
     assert now() - began == pytest.approx(1)  # the second wait would be 2 s, and 1.5 s are left
+
+
+async def test_what_hangs_is_not_tried_again_at_the_cost_of_who_comes_next(path, now):
+    began = now()
+    guard = Guard("trend", deadline=45, attempt_timeout=30, retry=STEADY, fallbacks=[answer], **path)
+    assert (await guard.ask(hang)).attempts == 1 + 1
+    assert now() - began == pytest.approx(30)  # a second attempt would have ended with the deadline, unanswered
+    began, quick = now(), Guard("trend", deadline=45, attempt_timeout=10, retry=STEADY, fallbacks=[answer], **path)
+    assert (await quick.ask(hang)).attempts == 3 + 1
+    assert now() - began == pytest.approx(10 + 1 + 10 + 2 + 10)
+
+
+async def test_what_hangs_and_has_nobody_behind_it_is_tried_until_the_deadline(path, now):
+    agent, began = Agent(100.0, "ok"), now()
+    assert await Guard("trend", deadline=45, attempt_timeout=30, retry=STEADY, **path)(agent.fn()) == "ok"
+    assert now() - began == pytest.approx(31)
 
 
 async def test_the_last_resort_answers_after_the_deadline(path, now):
@@ -555,6 +575,83 @@ async def test_many_calls_with_many_lengths_each_time_out_in_their_own_time(path
     assert ends == {(start, length): pytest.approx(start + 5) for start in range(20) for length in (5.1, 30.0)}
 
 
+# -- no way out of a call leaves anything behind
+
+
+class Stop(BaseException):
+    """What no observer should raise: not an Exception, so nobody contains it."""
+
+
+class Stops:
+    """An observer that stops at events of one kind, as long as it is told to."""
+
+    def __init__(self, kind):
+        self.kind, self.on = kind, True
+
+    def __call__(self, event):
+        if self.on and type(event).__name__ == self.kind:
+            raise Stop
+
+
+@pytest.mark.parametrize(
+    "kind", ["AttemptStarted", "AttemptSucceeded", "AttemptFailed", "AttemptCancelled", "TimedOut"]
+)
+async def test_an_observer_that_stops_everything_keeps_no_place_and_cancels_nobody_later(path, kind):
+    stops = Stops(kind)
+    guard = Guard("trend", attempt_timeout=10, deadline=15, retry=None, bulkhead=1, observers=[stops], **path)
+    ends = {"AttemptSucceeded": answer, "AttemptFailed": down, "TimedOut": hang, "AttemptCancelled": interrupted}
+    for _ in range(3):
+        with pytest.raises(Stop):
+            await guard(ends.get(kind, answer))
+    stops.on = False
+    assert await guard(answer) == ((), {})
+    assert time_left() is None
+    assert asyncio.current_task().cancelling() == 0
+    await asyncio.sleep(60)  # nobody's timer is still armed for this task
+
+
+async def interrupted():
+    raise Stop
+
+
+@pytest.mark.parametrize(
+    "kind", ["AttemptStarted", "AttemptSucceeded", "AttemptFailed", "AttemptCancelled", "TimedOut"]
+)
+async def test_an_observer_that_stops_everything_keeps_no_place_of_a_probe(path, kind):
+    stops = Stops(kind)
+    policy = Breaker(failure_threshold=1, success_threshold=9)
+    guard = Guard("trend", attempt_timeout=10, retry=None, breaker=policy, observers=[stops], **path)
+    breaker = guard.breakers["trend"]
+    breaker.failure(breaker.epoch, 0.0, "down")
+    await asyncio.sleep(60)
+    stopped = {"AttemptSucceeded": answer, "AttemptCancelled": interrupted}.get(kind, answer)
+    if kind in {"AttemptFailed", "TimedOut"}:
+        stopped = down if kind == "AttemptFailed" else hang
+    with pytest.raises(Stop):
+        await guard(stopped)
+    stops.on = False
+    if breaker.state is BreakerState.OPEN:  # the probe has failed, and was counted
+        assert stopped in {down, hang}
+        await asyncio.sleep(300)
+    assert await guard(answer) == ((), {})
+
+
+async def test_a_clock_that_fails_keeps_no_place_and_cancels_nobody_later(path, heard):
+    broken = False
+
+    def clock():
+        if broken:
+            raise OSError("no clock")
+        return asyncio.get_running_loop().time()
+
+    guard = Guard("trend", attempt_timeout=10, deadline=15, bulkhead=1, clock=clock, observers=[heard], **path)
+    for broken in (True, True, False):
+        with pytest.raises(OSError, match="no clock") if broken else contextlib.nullcontext():
+            await guard(answer)
+    assert time_left() is None
+    await asyncio.sleep(60)
+
+
 # -- events
 
 
@@ -703,9 +800,78 @@ async def test_wrap_takes_methods_partials_and_callable_objects():
         assert wrapped.__name__ in {"node", "method"}
 
 
+async def test_wrap_takes_functions_of_python_itself_that_have_no_signature():
+    for fn, given, expected in ((max, (1, 2), 2), (int, ("3",), 3), (functools.partial(max, 4), (1,), 4)):
+        wrapped = Guard("node").wrap(fn)
+        assert await wrapped(*given) == expected
+        assert [each.kind.name for each in inspect.signature(wrapped).parameters.values()] == [
+            "VAR_POSITIONAL",
+            "VAR_KEYWORD",
+        ]
+
+
+class Streams:
+    def __call__(self, state):
+        yield state
+
+    async def later(self, state):
+        yield state
+
+
+def stream(state):
+    yield state
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"deadline": 0}, {"attempt_timeout": -1.0}, {"bulkhead": 0}, {"deadline": float("nan")}]
+    "yields", [stream, Streams(), Streams().later, functools.partial(stream), functools.partial(Streams().later)]
 )
-def test_limits_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(ConfigError, match=f"'trend' has {next(iter(wrong))}"):
-        Guard("trend", **wrong)
+async def test_what_would_only_work_when_the_call_is_over_is_refused(yields, path):
+    calls = [
+        lambda: Guard("node").wrap(yields),
+        lambda: Guard("node", fallbacks=[answer, yields]),
+        lambda: Guard("node", last_resort=yields),
+    ]
+    for call in calls:
+        with pytest.raises(ConfigError, match=r"is a generator function, and cannot be guarded: [^\n]*; guard a"):
+            call()
+    guard = Guard("node", fallbacks=[answer], **path)
+    with pytest.raises(ConfigError, match="is a generator function"):
+        await guard(yields, 1)
+    assert guard.breakers["node"].failures == 0
+
+
+async def test_a_coroutine_that_is_written_as_a_generator_is_guarded():
+    @types.coroutine
+    def old(state):
+        yield
+        return state
+
+    assert await Guard("node").wrap(old)(7) == 7
+
+
+@pytest.mark.parametrize("nothing", [3, None, "trend"])
+def test_what_cannot_be_called_is_refused(nothing):
+    with pytest.raises(ConfigError, match=r"cannot be called, nor guarded; give a function"):
+        Guard("node").wrap(nothing)
+
+
+async def test_a_copy_of_a_guard_is_the_guard(path):
+    guard = Guard("trend", deadline=9, retry=None, bulkhead=1, fallbacks=[answer], **path)
+    with contextlib.suppress(ConnectionError):
+        await guard(down)
+    for copied in (copy.copy(guard), copy.deepcopy(guard), copy.deepcopy({"desk": [guard]})["desk"][0]):
+        assert copied is guard
+
+    class Desk(pydantic.BaseModel, arbitrary_types_allowed=True):
+        held: Guard = guard
+
+    assert Desk().held is Desk().model_copy(deep=True).held is guard
+
+
+@pytest.mark.parametrize("what", ["deadline", "attempt_timeout", "bulkhead"])
+@pytest.mark.parametrize(
+    "wrong", [0, -1.0, float("nan"), float("inf"), 10**400, -(10**5000), 10**5000, True, "5", Decimal(5)], ids=type
+)
+def test_limits_that_make_no_sense_are_refused(what, wrong):
+    with pytest.raises(ConfigError, match=f"^guard 'trend' has {what} [^\n]*, and was not made; it must be a finite"):
+        Guard("trend", **{what: wrong})

@@ -167,6 +167,45 @@ def test_the_pool_is_bounded_and_a_call_given_up_in_line_is_never_made():
     assert made == ["kept"]
 
 
+class NoThreads:
+    """A machine that has no thread left to give, until it is told otherwise."""
+
+    def __init__(self, monkeypatch):
+        self.left, start = 0, threading.Thread.start
+
+        def limited(thread):
+            if self.left == 0:
+                raise RuntimeError("can't start new thread")
+            self.left -= 1
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", limited)
+
+
+def test_a_call_for_which_no_thread_can_be_started_is_refused_and_the_next_may_be_made(monkeypatch):
+    machine, pool, made = NoThreads(monkeypatch), DaemonThreads(threads_max=2, waiting_max=2), []
+    for _ in range(5):
+        with pytest.raises(BulkheadFull, match="can't start new thread"):
+            pool.submit(made.append, "never")
+    machine.left = 1
+    pool.submit(made.append, "now").result(timeout=10)
+    assert made == ["now"]
+
+
+def test_a_call_for_which_no_further_thread_can_be_started_waits_for_one_that_there_is(monkeypatch):
+    machine, pool, release = NoThreads(monkeypatch), DaemonThreads(threads_max=2), threading.Event()
+    machine.left = 1
+    hung = pool.submit(release.wait)
+    waiting = pool.submit(str, 7)
+    release.set()
+    assert waiting.result(timeout=10) == "7"
+    assert hung.result(timeout=10)
+    machine.left = 1
+    gate = threading.Barrier(2)
+    both = [pool.submit(gate.wait, 10) for _ in range(2)]  # each needs a thread of its own
+    assert sorted(future.result(timeout=10) for future in both) == [0, 1]
+
+
 def test_threads_are_reused():
     pool = DaemonThreads()
     names = set()

@@ -1,5 +1,6 @@
 """A plain LangGraph graph, not written here, becomes resilient by wrapping its nodes."""
 
+import copy
 import operator
 from typing import Annotated, TypedDict
 
@@ -9,7 +10,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, Send, interrupt
 
-from graph.resilience import BreakerState, FaultPlan, Guard, Retry
+from agents.errors import BreakerOpen
+from graph.resilience import Breaker, BreakerState, FaultPlan, Guard, Retry
 
 
 class State(TypedDict, total=False):
@@ -75,6 +77,27 @@ async def test_an_interrupt_is_not_a_failure(way):
     assert guard.breakers["ask"].failures == 0
     assert guard.breakers["ask"].state is BreakerState.CLOSED
     assert (await graph.ainvoke(Command(resume=True), config))["approved"] is True
+
+
+@pytest.mark.asyncio(loop_factories=["real"])
+async def test_a_deep_copy_of_a_graph_is_guarded_by_the_same_guard():
+    async def broken(state: State) -> State:
+        raise ValueError("bug")
+
+    class Node:
+        def __init__(self, guard):
+            self.guard = guard
+
+        async def __call__(self, state: State) -> State:
+            return await self.guard(broken, state)
+
+    guard = Guard("broken", retry=None, breaker=Breaker(failure_threshold=1))
+    builder = graph_of(broken=Node(guard))
+    copied = copy.deepcopy(builder)
+    with pytest.raises(ValueError, match="bug"):
+        await builder.compile().ainvoke({"text": "x"})
+    with pytest.raises(BreakerOpen):
+        await copied.compile().ainvoke({"text": "x"})
 
 
 @pytest.mark.asyncio(loop_factories=["real"])

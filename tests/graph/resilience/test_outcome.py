@@ -5,6 +5,7 @@ from langgraph.errors import GraphInterrupt, GraphRecursionError
 
 from agents import errors
 from graph.resilience import Outcome, falls_through, outcome_of, worth_retrying
+from graph.resilience.outcome import brief, told
 
 FAILURE, IGNORED = Outcome.FAILURE, Outcome.IGNORED
 
@@ -56,6 +57,45 @@ TABLE = [
 @pytest.mark.parametrize(("error", "again", "score", "falls"), TABLE, ids=lambda value: repr(value)[:40])
 def test_what_each_error_means(error, again, score, falls):
     assert (worth_retrying(error), outcome_of(error), falls_through(error)) == (again, score, falls)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class NoText(Exception):
+    def __str__(self):
+        return None  # noqa: PLE0307 - it is wrong on purpose
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "short"),
+    [
+        (ValueError("no such\n  symbol\t"), "no such symbol", "ValueError: no such symbol"),
+        (ValueError(), "ValueError", "ValueError"),
+        (ValueError(" \n"), "ValueError", "ValueError"),
+        (KeyError("SIM"), "'SIM'", "KeyError: 'SIM'"),
+        (Mute(), "Mute", "Mute"),
+        (NoText(), "NoText", "NoText"),
+        (ValueError(Mute()), "ValueError", "ValueError"),
+        (ValueError("x" * 999), "x" * 999, "ValueError: " + "x" * 188),
+        (asyncio.CancelledError(), "CancelledError", "CancelledError"),
+    ],
+    ids=lambda value: str(value)[:20] if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_told_of_an_error(error, text, short):
+    assert (told(error), brief(error)) == (text, short)
+
+
+def test_an_error_whose_status_cannot_be_read_is_a_failure_like_any_other():
+    class Unread(Exception):
+        @property
+        def status_code(self):
+            raise RuntimeError("the body was not read")
+
+    error = Unread()
+    assert (worth_retrying(error), outcome_of(error), falls_through(error)) == (False, FAILURE, True)
 
 
 def test_every_agent_error_has_a_row():

@@ -5,12 +5,15 @@ timers (uvloop's count whole milliseconds, and may be early) cannot be simulated
 """
 
 import asyncio
+import contextlib
 import importlib.util
+import math
 
 import pytest
 
 from agents.errors import AgentTimeout, DeadlineExceeded
 from graph.resilience import Guard, Retry
+from graph.resilience.timeout import TimeLimit
 
 LOOPS = [pytest.param(asyncio.SelectorEventLoop, id="asyncio")]
 if importlib.util.find_spec("uvloop"):
@@ -47,6 +50,27 @@ def test_the_deadline_ends_attempts_and_waits(run):
     late = guard(attempt_timeout=0.01, deadline=0.05, retry=Retry(max_attempts=50, base_seconds=0.01))
     with pytest.raises((DeadlineExceeded, AgentTimeout)):
         run(late(hang))
+
+
+def test_the_deadline_ends_what_swallows_its_attempt_timeout(run):
+    async def deaf():
+        with contextlib.suppress(asyncio.CancelledError):
+            await hang()
+        await asyncio.sleep(5)
+
+    async def at_once():
+        limited = guard(attempt_timeout=0.01, deadline=0.1004)  # not a whole number of milliseconds
+        return await asyncio.gather(*(limited(deaf) for _ in range(100)), return_exceptions=True)
+
+    assert {type(answer) for answer in run(at_once())} == {DeadlineExceeded}
+
+
+def test_a_limit_at_infinity_never_strikes(run):
+    async def limited():
+        with TimeLimit(math.inf):
+            await asyncio.sleep(0.01)
+
+    run(limited())
 
 
 @pytest.mark.parametrize("options", [{}, {"attempt_timeout": 5.0}, {"deadline": 5.0}])

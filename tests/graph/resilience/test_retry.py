@@ -56,6 +56,52 @@ def test_tenacitys_strategies_replace_ours():
     assert delays(on_error, 1) == [5.0]
 
 
+def test_a_strategy_that_counts_the_coming_wait_is_told_of_it():
+    retry = Retry(wait=tenacity.wait_fixed(7), stop=tenacity.stop_before_delay(10))
+    assert retry.delay_seconds(1, ConnectionError(), seeded(1), 2.9) == 7
+    assert retry.delay_seconds(1, ConnectionError(), seeded(1), 3.1) is None
+    assert retry.delay_seconds(1, Asked(retry_after="9"), seeded(1), 2.9) is None
+
+
+def broken(state):
+    raise LookupError("no such strategy")
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"wait": broken},
+        {"stop": broken},
+        {"wait": lambda state: float("nan")},
+        {"wait": lambda state: float("inf")},
+        {"wait": lambda state: None},
+        {"stop": tenacity.stop_when_event_set(None)},
+    ],
+    ids=["wait", "stop", "nan", "inf", "none", "event"],
+)
+async def test_a_strategy_that_fails_hides_neither_the_error_nor_the_fallback(strategy, caplog):
+    calls = []
+
+    async def down():
+        calls.append(1)
+        raise ConnectionError("down")
+
+    async def rules():
+        return "by rule"
+
+    assert await Guard("g", retry=Retry(**strategy), fallbacks=[rules])(down) == "by rule"
+    with pytest.raises(ConnectionError, match="down"):
+        await Guard("g", retry=Retry(**strategy))(down)
+    assert len(calls) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "the strategy of a retry failed after a ConnectionError; it is not tried again"
+    ] * 2
+
+
+def test_a_wait_below_nothing_is_none():
+    assert delays(Retry(wait=lambda state: -3.0), 1) == [0]
+
+
 class Asked(ConnectionError):
     def __init__(self, **headers):
         self.response = SimpleNamespace(headers={key.replace("_", "-"): value for key, value in headers.items()})
@@ -66,6 +112,14 @@ def test_retry_after_lengthens_the_wait_but_never_shortens_it():
     assert delays(retry, 2, Asked(retry_after="17")) == [17, 17]
     assert delays(retry, 2, Asked(retry_after="1.5")) == [1.5, 2]
     assert delays(retry, 1, Asked(retry_after="61")) == [None]  # more than the cap: it is not worth waiting for
+    assert delays(retry, 1, Asked(retry_after="9" * 400)) == [None]
+    assert delays(retry, 1, Asked(retry_after="nan")) == [1]
+
+
+def test_of_a_group_the_longest_wish_counts():
+    members = [Asked(retry_after="5"), ConnectionError(), ExceptionGroup("", [Asked(retry_after="17")])]
+    assert delays(Retry(jitter=(1, 1)), 1, ExceptionGroup("swarm", members)) == [17]
+    assert delays(Retry(jitter=(1, 1)), 1, ExceptionGroup("swarm", members[1:2])) == [1]
 
 
 def test_retry_after_is_read_in_all_its_forms():
@@ -81,6 +135,12 @@ def test_retry_after_is_read_in_all_its_forms():
     error.retry_after = object()
     assert retry_after_seconds(error) is None
     assert retry_after_seconds(ValueError()) is None
+
+
+class Unread(ConnectionError):
+    @property
+    def response(self):
+        raise RuntimeError("the response was not read")
 
 
 async def test_retry_after_is_honoured_by_the_guard(now):
@@ -138,16 +198,35 @@ asyncio.run(main())
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
 
 
+def test_the_children_of_one_process_do_not_retry_in_step():
+    code = """
+import os
+from graph.resilience.retry import JITTER
+for _ in range(2):
+    if os.fork() == 0:
+        print(JITTER.random(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT
+    )
+    first, second = done.stdout.split()
+    assert first != second
+
+
 @pytest.mark.parametrize(
     "strange",
-    [{"retry_after": 10**400}, {"headers": {"retry-after": ["3"]}}, {"headers": [("retry-after", "3")]}],
-    ids=["huge", "list", "pairs"],
+    [{"retry_after": 10**400}, {"headers": {"retry-after": ["3"]}}, {"headers": [("retry-after", "3")]}, {}],
+    ids=["huge", "list", "pairs", "unread"],
 )
 async def test_a_wish_that_cannot_be_read_neither_hides_the_error_nor_the_fallback(strange):
     async def fail():
         error = ConnectionError("down")
         if "retry_after" in strange:
             error.retry_after = strange["retry_after"]
+        elif not strange:
+            error = Unread("down")
         else:
             error.response = type("Response", (), {"headers": strange["headers"]})()
         raise error

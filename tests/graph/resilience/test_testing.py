@@ -1,11 +1,17 @@
 """The pytest plugin, as a user's suite meets it: a pytest of its own, with pytest-asyncio and without."""
 
 import socket
+import subprocess
+import sys
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -15,7 +21,7 @@ def suite(pytester, monkeypatch):
 
     def suite(source, *others):
         pytester.makepyfile(source)
-        plugins = [argument for name in ("graph.resilience.testing", *others) for argument in ("-p", name)]
+        plugins = [argument for name in ("holdfast_pytest", *others) for argument in ("-p", name)]
         return pytester.runpytest_inprocess(*plugins, "-q")
 
     return suite
@@ -132,7 +138,7 @@ def test_the_virtual_clock(suite):
 
 def test_the_network_is_blocked_and_open_again_afterwards(suite):
     result = suite("""
-        import asyncio, socket
+        import asyncio, contextlib, socket
         import pytest
 
         AWAY = ("192.0.2.1", 9)
@@ -151,14 +157,55 @@ def test_the_network_is_blocked_and_open_again_afterwards(suite):
                     lambda: socket.getaddrinfo("example.com", 80),
                     lambda: socket.getaddrinfo(host=b"example.com", port=80),
                     lambda: socket.gethostbyname("example.com"),
+                    lambda: socket.gethostbyname_ex("example.com"),
+                    lambda: socket.gethostbyaddr("example.com"),
+                    lambda: socket.gethostbyaddr(AWAY[0]),
+                    lambda: socket.getnameinfo(AWAY, 0),
                     lambda: socket.create_connection(AWAY),
                     lambda: asyncio.run(asyncio.open_connection(*AWAY)),
                     lambda: asyncio.run(asyncio.open_connection("example.com", 80)),
                 ):
                     with pytest.raises(ConnectionRefusedError, match="may not use the network"):
                         way()
-            assert len(network_blocked.refused) == 10
+                assert socket.getfqdn(AWAY[0]) == AWAY[0]  # it takes an error for no name
+            assert len(network_blocked.refused) == 15
             assert network_blocked.refused[0] == AWAY
+            assert network_blocked.refused[-4:] == [AWAY, AWAY, ("example.com",), (AWAY[0],)]
+
+        @pytest.mark.parametrize("debug", [False, True])
+        def test_every_way_out_of_a_loop(network_blocked, debug):
+            async def refused(way, *given, **more):
+                with pytest.raises(ConnectionRefusedError, match="may not use the network"):
+                    await way(*given, **more)
+
+            async def leave():
+                loop = asyncio.get_running_loop()
+                with udp() as one:
+                    one.setblocking(False)
+                    await refused(loop.sock_connect, one, AWAY)
+                    await refused(loop.sock_sendto, one, b"x", AWAY)
+                await refused(loop.getaddrinfo, "example.com", 80)
+                await refused(loop.getnameinfo, AWAY)
+                await refused(loop.create_connection, asyncio.Protocol, *AWAY)
+                await refused(loop.create_datagram_endpoint, asyncio.DatagramProtocol, remote_addr=AWAY)
+                await refused(loop.create_server, asyncio.Protocol, "example.com", 80)
+
+            asyncio.run(leave(), debug=debug)
+            assert len(network_blocked.refused) == 7
+
+        def test_what_sends_nothing_is_open(network_blocked):
+            assert socket.getaddrinfo(*AWAY, type=socket.SOCK_STREAM)[0][4] == AWAY
+            assert socket.gethostbyname(AWAY[0]) == AWAY[0]
+            assert socket.getnameinfo(AWAY, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV) == (AWAY[0], "9")
+            with contextlib.suppress(OSError):  # a machine may have no name for it; one that is blocked is in `refused`
+                socket.gethostbyaddr("127.0.0.1")
+            assert socket.getnameinfo(("127.0.0.1", 9), socket.NI_NUMERICSERV)[1] == "9"
+            network_blocked.check(("::ffff:127.0.0.1", 9, 0, 0))
+            one, other = socket.socketpair()
+            with one, other:
+                assert one.sendmsg((b"a", b"b")) == 2  # a tuple, and no address
+                assert other.recv(2) == b"ab"
+            assert network_blocked.refused == []
 
         def test_loopback_and_unix_sockets_are_open(network_blocked, tmp_path, monkeypatch):
             async def echo(host, **family):
@@ -187,7 +234,7 @@ def test_the_network_is_blocked_and_open_again_afterwards(suite):
             assert (socket.socket.connect, socket.getaddrinfo) == KEPT
             assert "connect" not in vars(socket.socket)
     """)
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=6)
 
 
 ASYNCHRONOUS = """
@@ -236,16 +283,51 @@ def test_virtual_time_for_tests_of_pytest_asyncio(suite, pytester):
 
 def test_a_user_sees_the_fixtures_explained(suite, pytester):
     pytester.makepyfile("")
-    shown = pytester.runpytest_inprocess("-p", "graph.resilience.testing", "--fixtures").stdout.str()
+    shown = pytester.runpytest_inprocess("-p", "holdfast_pytest", "--fixtures").stdout.str()
     for name in ("faults -- ", "virtual_clock -- ", "network_blocked -- "):
         assert name in shown
 
 
+def declared():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
 def test_once_installed_nothing_has_to_be_named():
+    plugin = declared()["project"]["entry-points"]["pytest11"]["holdfast"]
+    assert f"{plugin}.py" in declared()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     (entry,) = [each for each in metadata.entry_points(group="pytest11") if each.name == "holdfast"] or [None]
-    if entry is None:
+    if entry is None or entry.value != plugin:
         pytest.skip("this environment was installed before the plugin was; run `make test` to install it again")
-    assert entry.value == "graph.resilience.testing"
+    assert {"faults", "virtual_clock", "network_blocked"} <= set(vars(entry.load()))
+
+
+def test_nothing_of_holdfast_is_imported_before_a_fixture_is_asked_for():
+    probe = "import sys, pytest; before = set(sys.modules); import holdfast_pytest; print(*set(sys.modules) - before)"
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.split() == ["holdfast_pytest"]
+
+
+def test_a_project_with_a_graph_package_of_its_own_is_left_alone(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.mkpydir("graph").joinpath("plot.py").write_text("axes = 2\n")
+    pytester.makepyfile(
+        test_own="""
+        from graph.plot import axes
+
+        def test_their_own():
+            assert axes == 2
+
+        def test_who_asks_is_told_in_one_line(virtual_clock):
+            assert False, "not reached"
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "holdfast_pytest", "-q")
+    result.assert_outcomes(passed=1, errors=1)
+    told = [line for line in result.stdout.lines if "No module named" in line and not line.startswith("ERROR")]
+    assert len(told) == 1, result.stdout
+    assert "a fixture of Holdfast was asked for, and cannot be made: No module named 'graph.resilience'" in told[0]
+    assert str(pytester.path / "graph" / "__init__.py") in told[0]
 
 
 def test_no_socket_of_this_suite_was_left_blocked():

@@ -1,9 +1,10 @@
 import asyncio
+import math
 
 import pytest
 
 from agents.clock import monotonic
-from graph.resilience.timeout import DeadlineQueue, TimeLimit, time_of
+from graph.resilience.timeout import DeadlineQueue, TimeLimit, take_back, time_of
 
 
 async def hang():
@@ -63,6 +64,15 @@ async def test_nested_limits_strike_once_and_by_their_own_name(now, outer, inner
     assert asyncio.current_task().cancelling() == 0
 
 
+async def test_a_limit_at_infinity_is_no_timer():
+    limit, loop = TimeLimit(math.inf), asyncio.get_running_loop()
+    before = len(loop._scheduled)
+    with limit:
+        assert len(loop._scheduled) == before
+        await asyncio.sleep(1e9)
+    assert not limit.expired
+
+
 async def test_a_limit_needs_a_task():
     caught = []
 
@@ -83,13 +93,13 @@ async def test_a_queue_strikes_only_those_that_are_due_with_a_single_timer(now):
     async def wait(start, length):
         await asyncio.sleep(start)
         task = asyncio.current_task()
-        queue.entries[task] = when = now() + 5
+        queue.entries[task] = scope = [None, None, now() + 5]
         if queue.handle is None:
-            queue.arm(when)
+            queue.arm(scope[2])
         try:
             await asyncio.sleep(length)
         except asyncio.CancelledError:
-            task.uncancel()
+            assert take_back(task, scope) == 1
             struck.append((start, now() - start))
         assert len(loop._scheduled) <= 40
         queue.entries.pop(task, None)
@@ -102,6 +112,58 @@ async def test_a_queue_strikes_only_those_that_are_due_with_a_single_timer(now):
     assert all(after - began == pytest.approx(5) for _, after in struck)
     await asyncio.sleep(10)
     assert queue.handle is None  # an empty queue keeps no timer
+
+
+@pytest.mark.parametrize(
+    ("own", "outer", "second"),
+    [(8, None, 8), (None, 7, 7), (8, 20, 8), (None, None, None), (math.inf, None, None), (5, None, None)],
+)
+async def test_a_queue_strikes_again_at_the_deadline_and_only_once_more(now, own, outer, second):
+    """Limit 5; a call that swallows its cancellation meets the next one at its own deadline, or at one around it."""
+    loop, began, struck = asyncio.get_running_loop(), now(), []
+    around = None if outer is None else [began + outer, None]
+    queue, task = DeadlineQueue(loop, 1), asyncio.current_task()
+    queue.entries[task] = scope = [None if own is None else began + own, around, began + 5]
+    queue.arm(began + 5)
+    while now() < began + 30:
+        try:
+            await asyncio.sleep(began + 30 - now())
+        except asyncio.CancelledError:
+            struck.append(round(now() - began, 6))
+    assert struck == [5] if second is None else [5, second]
+    assert task not in queue.entries
+    assert scope[2] is None  # no timer, not even at infinity
+    assert take_back(task, scope) == len(struck)
+    assert task.cancelling() == 0
+
+
+async def test_a_call_that_ends_after_its_first_strike_is_not_struck_again(now):
+    loop = asyncio.get_running_loop()
+    queue, task = DeadlineQueue(loop, 1), asyncio.current_task()
+    queue.entries[task] = scope = [now() + 8, None, now() + 5]
+    queue.arm(now() + 5)
+    with pytest.raises(asyncio.CancelledError):
+        await hang()
+    assert take_back(task, scope) == 1
+    await asyncio.sleep(20)
+
+
+async def test_a_second_strike_that_a_loop_runs_too_early_waits_for_its_time(now):
+    """A loop that counts whole milliseconds may be half of one too soon; the call would not know what struck it."""
+    loop, began, struck = asyncio.get_running_loop(), now(), []
+    queue, task = DeadlineQueue(loop, 1), asyncio.current_task()
+    queue.entries[task] = scope = [began + 8, None, began + 5]
+    queue.arm(began + 5)
+    for _ in range(2):
+        try:
+            await hang()
+        except asyncio.CancelledError:
+            struck.append(now() - began)
+        if len(struck) == 1:
+            scope[2].cancel()
+            loop.call_at(began + 7.9995, queue._strike_again, task, scope, began + 8)
+    assert struck == [pytest.approx(5), pytest.approx(8, abs=1e-6)]
+    assert take_back(task, scope) == 2
 
 
 async def test_the_clock_of_a_loop_with_its_own_time_is_used(now):

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import threading
 
 import pytest
@@ -82,6 +83,20 @@ def test_timers_come_in_the_order_of_their_times():
     assert heard == [(0.001, pytest.approx(1000.001)), (60.0, pytest.approx(1060)), (86_400.0, pytest.approx(87_400))]
 
 
+def test_timers_that_only_rounding_keeps_apart_are_due_in_the_same_turn():
+    heard = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.call_at(1005, lambda: loop.call_soon(heard.append, "next turn"))
+        loop.call_at(1005 + 1e-10, heard.append, "this turn")
+        await asyncio.sleep(10)
+
+    with VirtualClock() as clock:
+        clock.run(main())
+    assert heard == ["this turn", "next turn"]
+
+
 def test_a_deadlock_names_who_waits_and_when():
     async def wait():
         await asyncio.Event().wait()
@@ -99,6 +114,24 @@ def test_a_deadlock_names_who_waits_and_when():
     assert "waiter-00" in text
     assert "..." in text
     assert "\n" not in text
+
+
+def test_a_timer_at_infinity_is_no_timer():
+    async def main():
+        await asyncio.sleep(5)
+        async with asyncio.timeout_at(math.inf):
+            await asyncio.gather(asyncio.sleep(math.inf), asyncio.sleep(7), asyncio.Event().wait())
+
+    with VirtualClock() as clock, pytest.raises(RuntimeError, match=r"simulation deadlock at 1012.000 s: .* 3 tasks"):
+        clock.run(main())
+
+
+@pytest.mark.parametrize("seconds", [1e7, 1e9, 1e15])
+def test_time_goes_on_where_a_float_cannot_tell_nanoseconds_apart(seconds):
+    with VirtualClock() as clock:
+        clock.run(asyncio.sleep(seconds))
+        clock.run(asyncio.sleep(1))
+        assert clock.now == 1001 + seconds
 
 
 class TestCallsThatWouldGetAThread:
