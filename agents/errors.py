@@ -16,6 +16,9 @@
     │   ├── BulkheadFull         as many calls as are allowed at once are running already
     │   ├── QuorumNotReached     too few replicas agreed
     │   └── AgentUnhealthy       the agent did not become healthy in time
+    ├── PolicyError
+    │   ├── PolicyUnusable       a bundle that cannot be loaded, or must not be
+    │   └── PolicyFault          no action follows from the policy's input, or from what it put out
     ├── CriticalDegradation      too many required analysts are missing
     ├── OrderError
     │   ├── OrderConflict        this decision has already sent a different order
@@ -56,6 +59,9 @@ __all__ = [
     "OrderConflict",
     "OrderError",
     "OrderRefused",
+    "PolicyError",
+    "PolicyFault",
+    "PolicyUnusable",
     "QuorumNotReached",
     "RunError",
     "RunLeased",
@@ -128,6 +134,15 @@ class QuorumNotReached(AgentError):
 
 
 class AgentUnhealthy(AgentError): ...
+
+
+class PolicyError(HoldfastError): ...
+
+
+class PolicyUnusable(PolicyError): ...
+
+
+class PolicyFault(PolicyError): ...
 
 
 class CriticalDegradation(HoldfastError): ...

@@ -8,21 +8,22 @@ from numpy.typing import NDArray
 
 from agents import conditions, features
 from agents.domain import MarketView, Outcome, Side, TradePlan, TradingAction, Verdict
-from agents.policy import Decision, Policy
-from agents.policy.rule import PLAN_FEATURES
+from agents.policy import Info, Policy
+from agents.policy.observation import OBSERVATION_NAMES
 
 __all__ = ["OBSERVATION_NAMES", "Wanted", "observe", "want"]
-
-OBSERVATION_NAMES: tuple[str, ...] = (*features.FEATURE_NAMES, *PLAN_FEATURES)
 
 _ROOM_MAX = 10.0  # a missing stop or target is as good as far away
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The order a decision wants, before risk has looked at it; `quantity` 0 and no side for none, with the reason."""
+    """The order a decision wants, before risk has looked at it; `quantity` 0 and no side for none, with the reason.
 
-    decision: Decision
+    `info`: who took the action, and why.
+    """
+
+    info: Info
     side: Side | None
     quantity: Decimal
     reason: str
@@ -42,16 +43,15 @@ def observe(view: MarketView, plan: TradePlan) -> NDArray[np.float64]:
 
 def want(plan: TradePlan, verdict: Verdict | None, view: MarketView, policy: Policy) -> Wanted:
     """Ask the policy about an approved plan. It may take the plan or hold; it cannot trade anything else."""
-    decision = policy.predict(observe(view, plan))
+    action, info = policy.predict(observe(view, plan))
+    who = info["policy_id"]
     if verdict is None or verdict.outcome is not Outcome.APPROVE:
-        return Wanted(decision, None, Decimal(0), "the quality gate has not approved the plan")
+        return Wanted(info, None, Decimal(0), "the quality gate has not approved the plan")
     if plan.action is TradingAction.HOLD:
-        return Wanted(decision, None, Decimal(0), "the plan holds, and nothing was ordered")
-    if decision.action is TradingAction.HOLD:
-        return Wanted(decision, None, Decimal(0), f"the policy {decision.policy_id} holds: {decision.action_reason}")
-    if decision.action is not plan.action:
-        reason = (
-            f"the policy {decision.policy_id} wants to {decision.action.name} against an approved {plan.action.name}"
-        )
-        return Wanted(decision, None, Decimal(0), reason)
-    return Wanted(decision, plan.side, plan.quantity, decision.action_reason)
+        return Wanted(info, None, Decimal(0), "the plan holds, and nothing was ordered")
+    if action is TradingAction.HOLD:
+        return Wanted(info, None, Decimal(0), f"the policy {who} holds: {info['action_reason']}")
+    if action is not plan.action:
+        reason = f"the policy {who} wants to {action.name} against an approved {plan.action.name}"
+        return Wanted(info, None, Decimal(0), reason)
+    return Wanted(info, plan.side, plan.quantity, info["action_reason"])

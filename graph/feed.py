@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.bars import Bars, read_bars
 from agents.domain import MarketView, check_symbol
 from agents.errors import ConfigError
-from graph.bars import Bars, read_bars
-from graph.market import simulate
+from agents.market import simulate
 
 __all__ = ["Feed", "FileFeed", "SimulatedFeed", "resolve_data"]
 

@@ -1,7 +1,19 @@
 """The last word before an order: a policy looks at numbers and answers buy, sell or hold."""
 
+from agents.policy.agent import DeadlineMode, ExecutionAgent, SloReport
+from agents.policy.bundle import load_policy
 from agents.policy.hold_cash import HoldCashPolicy
-from agents.policy.protocol import Decision, Policy
+from agents.policy.protocol import Info, Observation, Policy
 from agents.policy.rule import RulePolicy
 
-__all__ = ["Decision", "HoldCashPolicy", "Policy", "RulePolicy"]
+__all__ = [
+    "DeadlineMode",
+    "ExecutionAgent",
+    "HoldCashPolicy",
+    "Info",
+    "Observation",
+    "Policy",
+    "RulePolicy",
+    "SloReport",
+    "load_policy",
+]

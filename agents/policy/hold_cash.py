@@ -1,21 +1,33 @@
 """The policy of last resort: it holds, whatever it is shown."""
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from time import perf_counter_ns
 
 from agents.domain import TradingAction
-from agents.policy.protocol import Decision
+from agents.policy.protocol import Info, Observation
 
 __all__ = ["HoldCashPolicy"]
 
+_HOLD = TradingAction.HOLD
 
-@dataclass(frozen=True, slots=True)
+
 class HoldCashPolicy:
-    """Always HOLD, and says that it stands in for another policy."""
+    """Always HOLD, and says that it stands in for another policy. It looks at nothing, so nothing can break it."""
 
-    policy_id: str = "fallback_hold_cash"
+    __slots__ = ("_count", "policy_id")
 
-    def predict(self, observation: NDArray[np.float64]) -> Decision:  # noqa: ARG002 - the protocol's signature
-        return Decision(TradingAction.HOLD, self.policy_id, "hold_cash", "fallback_safe_hold", is_fallback=True)
+    def __init__(self, policy_id: str = "fallback_hold_cash") -> None:
+        self.policy_id = policy_id
+        self._count = 0
+
+    def predict(self, observation: Observation, deterministic: bool = True) -> tuple[TradingAction, Info]:  # noqa: ARG002 - the protocol's signature
+        """HOLD."""
+        start = perf_counter_ns()
+        self._count += 1
+        return _HOLD, {
+            "policy_id": self.policy_id,
+            "policy_type": "fallback_hold_cash",
+            "action_reason": "fallback_safe_hold",
+            "latency_us": (perf_counter_ns() - start) / 1000,
+            "is_fallback": True,
+            "prediction_count": self._count,
+        }

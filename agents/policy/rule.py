@@ -1,43 +1,52 @@
 """The plan, taken at its word while the market is still where the plan was made."""
 
-from dataclasses import dataclass
+from time import perf_counter_ns
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.domain import TradingAction
-from agents.policy.protocol import Decision
+from agents.policy.observation import PLAN_FEATURES
+from agents.policy.protocol import Info, Observation
 
-__all__ = ["PLAN_FEATURES", "RulePolicy"]
-
-PLAN_FEATURES = ("direction", "entry_drift", "stop_room", "target_room")
-"""The last four entries of an observation. `direction` -1, 0, +1; `entry_drift` (price - entry) / ATR, signed;
-`stop_room` and `target_room`: distance to stop and take-profit in ATRs, negative once the price is beyond them."""
+__all__ = ["RulePolicy"]
 
 
-@dataclass(frozen=True, slots=True)
 class RulePolicy:
     """Trade in the plan's direction, unless the price has run away from the entry or is beyond stop or target.
 
     `drift_atr_max`: how far the price may have moved from the plan's entry, in average true ranges.
     """
 
-    policy_id: str = "rule_plan"
-    drift_atr_max: float = 1.0
+    __slots__ = ("_count", "drift_atr_max", "policy_id")
 
-    def predict(self, observation: NDArray[np.float64]) -> Decision:
+    def __init__(self, policy_id: str = "rule_plan", drift_atr_max: float = 1.0) -> None:
+        self.policy_id = policy_id
+        self.drift_atr_max = drift_atr_max
+        self._count = 0
+
+    def predict(self, observation: Observation, deterministic: bool = True) -> tuple[TradingAction, Info]:  # noqa: ARG002 - the protocol's signature
         """Decide; a vector with a value that is not finite is held, since nothing can be read from it."""
+        start = perf_counter_ns()
+        action, reason = self._decide(observation)
+        self._count += 1
+        return action, {
+            "policy_id": self.policy_id,
+            "policy_type": "rule",
+            "action_reason": reason,
+            "latency_us": (perf_counter_ns() - start) / 1000,
+            "is_fallback": False,
+            "prediction_count": self._count,
+        }
+
+    def _decide(self, observation: Observation) -> tuple[TradingAction, str]:
         if not np.isfinite(observation).all():
-            return self._decision(TradingAction.HOLD, "the observation has values that are not finite")
+            return TradingAction.HOLD, "the observation has values that are not finite"
         direction, drift, stop_room, target_room = (float(value) for value in observation[-len(PLAN_FEATURES) :])
         if direction == 0:
-            return self._decision(TradingAction.HOLD, "the plan holds")
+            return TradingAction.HOLD, "the plan holds"
         if stop_room <= 0 or target_room <= 0:
-            return self._decision(TradingAction.HOLD, "the price is beyond the plan's stop or take-profit")
+            return TradingAction.HOLD, "the price is beyond the plan's stop or take-profit"
         if abs(drift) > self.drift_atr_max:
-            return self._decision(TradingAction.HOLD, f"the price ran {drift:+.2f} ATR away from the plan's entry")
+            return TradingAction.HOLD, f"the price ran {drift:+.2f} ATR away from the plan's entry"
         action = TradingAction.BUY if direction > 0 else TradingAction.SELL
-        return self._decision(action, "the price is where the plan was made")
-
-    def _decision(self, action: TradingAction, reason: str) -> Decision:
-        return Decision(action, self.policy_id, "rule", reason)
+        return action, "the price is where the plan was made"

@@ -23,8 +23,8 @@ from agents.domain import (
 )
 from agents.execution import OBSERVATION_NAMES, observe, want
 from agents.features import FEATURE_NAMES, feature_vector
-from agents.policy import Decision, HoldCashPolicy, RulePolicy
-from agents.policy.rule import PLAN_FEATURES
+from agents.policy import HoldCashPolicy, Info, RulePolicy
+from agents.policy.observation import PLAN_FEATURES
 from agents.strategist import StrategySettings, hold_plan, make_plan
 from tests.agents.research import make_view, views, walk
 
@@ -46,8 +46,9 @@ class Wilful:
     action: TradingAction
     policy_id: str = "wilful"
 
-    def predict(self, observation: np.ndarray) -> Decision:
-        return Decision(self.action, self.policy_id, "test", "it feels like it")
+    def predict(self, observation: np.ndarray, deterministic: bool = True) -> tuple[TradingAction, Info]:
+        info: Info = {"policy_id": self.policy_id, "policy_type": "test", "action_reason": "it feels like it"}
+        return self.action, info
 
 
 def _seen(view: MarketView, plan: TradePlan) -> dict[str, float]:
@@ -118,7 +119,7 @@ class TestWant:
     def test_takes_an_approved_plan_that_the_policy_takes(self):
         wanted = want(BUYING, APPROVED, VIEW, RulePolicy())
         assert (wanted.side, wanted.quantity) == (Side.BUY, BUYING.quantity)
-        assert wanted.decision.action is TradingAction.BUY
+        assert wanted.info["policy_id"] == "rule_plan"
         wanted = want(SELLING, APPROVED, VIEW, RulePolicy())
         assert (wanted.side, wanted.quantity) == (Side.SELL, SELLING.quantity)
 
@@ -148,7 +149,7 @@ class TestWant:
 
     def test_the_policy_of_last_resort_never_trades(self):
         wanted = want(BUYING, APPROVED, VIEW, HoldCashPolicy())
-        assert (wanted.side, wanted.quantity, wanted.decision.is_fallback) == (None, 0, True)
+        assert (wanted.side, wanted.quantity, wanted.info["is_fallback"]) == (None, 0, True)
 
     def test_a_price_that_ran_away_is_not_followed(self):
         assert want(BUYING, APPROVED, _moved(VIEW, 1.5), RulePolicy()).side is None

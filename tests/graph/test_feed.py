@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.bars import read_bars
 from agents.domain import MarketView
 from agents.errors import BadBars, ConfigError, InvalidValue
+from agents.market import simulate
 from graph import feed as module
-from graph.bars import read_bars
 from graph.feed import Feed, FileFeed, SimulatedFeed, resolve_data
-from graph.market import simulate
 
 DATA = Path(os.environ.get("HOLDFAST_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 MONDAY = date(2024, 1, 1)

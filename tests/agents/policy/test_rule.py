@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agents.domain import TradingAction
 from agents.policy import Policy, RulePolicy
-from agents.policy.rule import PLAN_FEATURES
+from agents.policy.observation import PLAN_FEATURES
 
 POLICY: Policy = RulePolicy()
 CALM = {"direction": 1.0, "entry_drift": 0.0, "stop_room": 2.0, "target_room": 4.0}
@@ -33,10 +33,10 @@ def _observation(**changes: float) -> np.ndarray:
     ],
 )
 def test_takes_the_plan_at_its_word_while_the_market_is_still_there(changes, action, why):
-    decision = POLICY.predict(_observation(**changes))
-    assert decision.action is action
-    assert why in decision.action_reason
-    assert (decision.policy_id, decision.policy_type, decision.is_fallback) == ("rule_plan", "rule", False)
+    taken, info = POLICY.predict(_observation(**changes))
+    assert taken is action
+    assert why in info["action_reason"]
+    assert (info["policy_id"], info["policy_type"], info["is_fallback"]) == ("rule_plan", "rule", False)
 
 
 @pytest.mark.parametrize("at", range(7))
@@ -44,21 +44,21 @@ def test_takes_the_plan_at_its_word_while_the_market_is_still_there(changes, act
 def test_holds_what_cannot_be_read(at, bad):
     observation = _observation()
     observation[at] = bad
-    decision = POLICY.predict(observation)
-    assert decision.action is TradingAction.HOLD
-    assert "not finite" in decision.action_reason
+    action, info = POLICY.predict(observation)
+    assert action is TradingAction.HOLD
+    assert "not finite" in info["action_reason"]
 
 
 def test_the_drift_can_be_set():
-    assert RulePolicy(drift_atr_max=0.5).predict(_observation(entry_drift=0.6)).action is TradingAction.HOLD
-    assert RulePolicy(drift_atr_max=2.0).predict(_observation(entry_drift=1.9)).action is TradingAction.BUY
+    assert RulePolicy(drift_atr_max=0.5).predict(_observation(entry_drift=0.6))[0] is TradingAction.HOLD
+    assert RulePolicy(drift_atr_max=2.0).predict(_observation(entry_drift=1.9))[0] is TradingAction.BUY
 
 
 @given(st.lists(st.floats(), min_size=4, max_size=30))
 def test_never_trades_against_the_direction(values):
-    decision = POLICY.predict(np.array(values))
+    action, _ = POLICY.predict(np.array(values))
     direction = values[-4]
     allowed = {TradingAction.HOLD}
     if math.isfinite(direction) and direction:
         allowed.add(TradingAction.BUY if direction > 0 else TradingAction.SELL)
-    assert decision.action in allowed
+    assert action in allowed

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents import bars as module
+from agents.bars import Bars, read_bars
 from agents.errors import BadBars
-from graph import bars as module
-from graph.bars import Bars, read_bars
 
 DATA = Path(os.environ.get("HOLDFAST_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 HEADER = "date,open,high,low,close,volume"
@@ -584,6 +584,6 @@ class TestFuzz:
 
 
 def test_importing_the_reader_does_not_import_pandas():
-    code = "import sys, graph.bars, graph.market, graph.feed; print('pandas' in sys.modules, 'pyarrow' in sys.modules)"
+    code = "import sys, agents.market, graph.feed; print('pandas' in sys.modules, 'pyarrow' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["False", "False"]

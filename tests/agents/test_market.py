@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.bars import Bars
 from agents.errors import InvalidValue
-from graph.bars import Bars
-from graph.market import Regime, regimes, simulate
+from agents.market import Regime, regimes, simulate
 
 SEEDS = range(60)
 HOUR_NS = 3_600 * 10**9
@@ -46,7 +46,7 @@ class TestSameSeedSameBars:
 
     def test_in_another_process_with_another_hash_seed(self):
         code = (
-            "from tests.graph.test_market import digest, simulate, regimes;"
+            "from tests.agents.test_market import digest, simulate, regimes;"
             "print(digest(simulate('BTC/USD', 7)), len(set(regimes('BTC/USD', 7))))"
         )
         for hash_seed in ("1", "2"):

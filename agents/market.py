@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.bars import Bars
 from agents.domain import check_symbol
 from agents.errors import InvalidValue
-from graph.bars import Bars
 
 __all__ = ["Regime", "regimes", "simulate"]
 
