@@ -23,6 +23,7 @@ __all__ = [
     "Check",
     "Fill",
     "Finding",
+    "KillSwitchReason",
     "MarketView",
     "Order",
     "OrderIntent",
@@ -71,6 +72,27 @@ class TradingState(StrEnum):
     HALTED = "halted"
 
 
+class KillSwitchReason(StrEnum):
+    """The code that stands beside a trading state that is not ACTIVE, the gravest first.
+
+    `operator`, `signal` and `file` are asked for by people; `stale_data` by whoever watches the feed; `restored_backup`
+    and `reconciliation` by a start that found the books in doubt; the others follow from the checks of an order.
+    `breach`: orders come faster than the limits allow.
+    """
+
+    OPERATOR = "operator"
+    SIGNAL = "signal"
+    FILE = "file"
+    UNREADABLE_STATE = "unreadable_state"
+    LOSS_LIMIT = "loss_limit"
+    DRAWDOWN = "drawdown"
+    REJECT_STREAK = "reject_streak"
+    BREACH = "breach"
+    STALE_DATA = "stale_data"
+    RECONCILIATION = "reconciliation"
+    RESTORED_BACKUP = "restored_backup"
+
+
 class OrderType(StrEnum):
     MARKET = "market"
     LIMIT = "limit"
@@ -85,12 +107,13 @@ class OrderStatus(StrEnum):
     FILLED = "filled"
     REJECTED = "rejected"
     DENIED = "denied"
+    CANCELLED = "cancelled"
     UNKNOWN = "unknown"
 
     @property
     def final(self) -> bool:
         """Whether nothing more can happen to the order."""
-        return self in {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED}
+        return self in {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.CANCELLED}
 
 
 class Outcome(StrEnum):

@@ -4,6 +4,7 @@
     ├── InputError               what the user gave cannot be used (exit code 2)
     │   ├── InvalidValue         a domain value broke its own rules
     │   ├── BadBars              a price file that is not a history of bars
+    │   ├── BadArchive           a file that is no run that was exported, or not whole
     │   └── ConfigError          a setting or flag that does not exist or does not fit
     ├── AgentError               a guarded call went wrong
     │   ├── AgentTimeout         * no answer in time
@@ -27,6 +28,7 @@
     ├── RunError
     │   ├── CheckpointNotFound   no run or checkpoint has this id
     │   ├── RunLeased            another process is running this run
+    │   ├── LeaseLost            this process was running this run, and another may have taken it over
     │   └── FingerprintMismatch  the run was started by a workflow of another shape
     └── StorageError             the database cannot be opened, read or written
         └── CheckpointDamaged    a stored row is not what was written
@@ -41,6 +43,7 @@ __all__ = [
     "AgentTimeout",
     "AgentUnavailable",
     "AgentUnhealthy",
+    "BadArchive",
     "BadBars",
     "BreakerOpen",
     "BrokerUnavailable",
@@ -56,6 +59,7 @@ __all__ = [
     "InjectedFault",
     "InputError",
     "InvalidValue",
+    "LeaseLost",
     "OrderConflict",
     "OrderError",
     "OrderRefused",
@@ -84,6 +88,9 @@ class InvalidValue(InputError, ValueError): ...
 
 
 class BadBars(InputError): ...
+
+
+class BadArchive(InputError): ...
 
 
 class ConfigError(InputError): ...
@@ -168,6 +175,9 @@ class CheckpointNotFound(RunError): ...
 
 
 class RunLeased(RunError): ...
+
+
+class LeaseLost(RunError): ...
 
 
 class FingerprintMismatch(RunError): ...

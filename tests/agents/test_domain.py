@@ -17,6 +17,7 @@ from agents.domain import (
     Check,
     Fill,
     Finding,
+    KillSwitchReason,
     MarketView,
     Order,
     OrderIntent,
@@ -102,6 +103,7 @@ SAMPLES = (
     Synthesis(0.5, 0.4, 0.9, 0.8, 1, ("news",)),
     PLAN,
     Verdict(Outcome.REVISE, (replace(CHECK, passed=False),), (Revision("target_weight", 0.1, "too large"),)),
+    *KillSwitchReason,
     *OrderStatus,
     *OrderType,
     *Outcome,
@@ -322,7 +324,7 @@ class TestMeanings:
 
     def test_final_states(self):
         final = {status for status in OrderStatus if status.final}
-        assert final == {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED}
+        assert final == {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.CANCELLED}
 
     def test_a_view_knows_its_newest_bar_as_printed(self):
         view = replace(VIEW, close=(1.0, 1.1))

@@ -47,6 +47,28 @@ class TestCurrencyWeek:
     def test_runs_from_sunday_to_friday_evening(self, when, is_open):
         assert _open_at("24/5", when) is is_open
 
+    @pytest.mark.parametrize(
+        ("when", "is_open"),
+        [
+            ("2024-03-08T21:59", True),  # the last Friday of winter
+            ("2024-03-08T22:00", False),
+            ("2024-03-10T20:59", False),  # New York put its clocks forward that morning
+            ("2024-03-10T21:00", True),
+            ("2024-03-15T20:59", True),
+            ("2024-03-15T21:00", False),
+            ("2024-07-05T20:59", True),
+            ("2024-07-05T21:30", False),
+            ("2024-07-07T20:59", False),
+            ("2024-07-07T21:00", True),
+            ("2024-11-01T20:59", True),  # the last Friday of summer
+            ("2024-11-01T21:00", False),
+            ("2024-11-03T21:59", False),
+            ("2024-11-03T22:00", True),
+        ],
+    )
+    def test_an_hour_earlier_in_new_yorks_summer(self, when, is_open):
+        assert _open_at("24/5", when) is is_open
+
     @pytest.mark.parametrize(("day", "is_open"), [("08", True), ("12", True), ("13", False), ("14", False)])
     def test_daily_bars_are_asked_for_their_weekday(self, day, is_open):
         assert _open_at("24/5", f"2024-01-{day}T00:00:00", DAY_NS) is is_open
@@ -80,6 +102,40 @@ class TestExchange:
     )
     def test_new_york_by_the_minute(self, when, is_open):
         assert _open_at("XNYS", when) is is_open
+
+    @pytest.mark.parametrize(
+        ("calendar", "when", "is_open"),
+        [
+            ("XNYS", "2024-03-08T14:29", False),  # the Friday before New York puts its clocks forward
+            ("XNYS", "2024-03-08T14:30", True),
+            ("XNYS", "2024-03-08T20:59", True),
+            ("XNYS", "2024-03-11T13:29", False),  # and the Monday after
+            ("XNYS", "2024-03-11T13:30", True),
+            ("XNYS", "2024-03-11T19:59", True),
+            ("XNYS", "2024-03-11T20:00", False),
+            ("XNYS", "2024-11-01T13:30", True),  # and back
+            ("XNYS", "2024-11-01T20:00", False),
+            ("XNYS", "2024-11-04T14:29", False),
+            ("XNYS", "2024-11-04T14:30", True),
+            ("XNYS", "2024-11-04T20:59", True),
+            ("XLON", "2024-03-28T08:00", True),  # London changes three weeks later than New York
+            ("XLON", "2024-03-28T16:29", True),
+            ("XLON", "2024-04-02T07:00", True),
+            ("XLON", "2024-04-02T15:30", False),
+            ("XLON", "2024-12-24T12:29", True),  # half-days
+            ("XLON", "2024-12-24T12:30", False),
+            ("XNYS", "2024-12-24T17:59", True),
+            ("XNYS", "2024-12-24T18:00", False),
+            ("XNYS", "2024-07-03T16:59", True),
+            ("XNYS", "2024-07-03T17:00", False),
+            ("XHKG", "2024-12-24T03:59", True),
+            ("XHKG", "2024-12-24T05:30", False),
+            ("XNYS", "2025-01-09T15:00", False),  # a day of mourning, announced eleven days before
+            ("XTKS", "2024-11-05T06:25", True),  # Tokyo has closed half an hour later since the day before
+        ],
+    )
+    def test_clocks_that_change_and_days_that_are_cut_short(self, calendar, when, is_open):
+        assert _open_at(calendar, when) is is_open
 
     @pytest.mark.parametrize(
         ("day", "is_open"),
@@ -116,7 +172,11 @@ class TestExchange:
 
 
 class TestCannotBeTold:
-    @pytest.mark.parametrize("calendar", ["XXXX", "", "24/6", "auto", "../etc", None, 5, []], ids=repr)
+    @pytest.mark.parametrize(
+        "calendar",
+        ["XXXX", "", "24/6", "auto", "../etc", None, 5, [], True, 10**5000],
+        ids=lambda each: f"{each!s:.9}" if each != 10**5000 else "huge",
+    )
     def test_an_unknown_calendar_is_closed(self, calendar):
         check = market_hours(calendar, _ns("2013-07-03T15:00"), MINUTE_NS)
         assert not check.passed
@@ -124,9 +184,10 @@ class TestCannotBeTold:
         assert "\n" not in check.reason
 
     @pytest.mark.parametrize("calendar", ["24/7", "24/5", "XNYS"])
-    @pytest.mark.parametrize("time_ns", [None, math.nan, math.inf, 10**40, -(10**40), "now"], ids=repr)
+    @pytest.mark.parametrize("time_ns", [None, math.nan, math.inf, 10**40, -(10**40), "now", 1.7e18, True], ids=repr)
     def test_a_time_that_is_none_is_closed(self, calendar, time_ns):
         assert not market_hours(calendar, time_ns, MINUTE_NS).passed
 
-    def test_a_period_that_is_none_is_closed(self):
-        assert not market_hours("24/7", 0, None).passed
+    @pytest.mark.parametrize("period_ns", [None, math.nan, "day", 1.5, True], ids=repr)
+    def test_a_period_that_is_none_is_closed(self, period_ns):
+        assert not market_hours("24/7", 0, period_ns).passed
