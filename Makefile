@@ -35,6 +35,11 @@ check: $(VENV)/.installed-dev ## Lint, format check, strict types, import direct
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+crash: $(VENV)/.installed-dev ## Kill a run wherever it keeps anything, and at every line, and resume it: an hour
+	$(PY) -m tests.crash
+	$(PY) -m tests.crash --points lines --variant trade
+	$(PY) -m tests.crash --database postgres --kills 2000 --doubles 1000
+
 bench: $(VENV)/.installed-bench ## Run every benchmark
 	$(PY) -m benchmarks
 
@@ -44,4 +49,4 @@ studio: $(VENV)/.installed-studio ## Open the workflow in LangGraph Studio (dev 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .langgraph_api
 
-.PHONY: help run test check bench studio clean
+.PHONY: help run test check crash bench studio clean

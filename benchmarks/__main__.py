@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_NOT_BENCHMARKS = {"__main__", "harness", "resilience_peers"}
+_NOT_BENCHMARKS = {"__main__", "harness", "resilience_peers", "checkpoints_peers"}
 
 
 def main() -> int:

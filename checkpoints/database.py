@@ -7,11 +7,14 @@ Writes of one process go through one writer thread. What waits while a commit is
 by the next one, each work inside a savepoint of its own, so that one that fails takes no other with it. SQLite is run
 in WAL mode with `synchronous=FULL`: what was acknowledged survives a kill and a power cut. Writers take the lock at
 the start of their transaction (`BEGIN IMMEDIATE`), because a lock that is taken in the middle of one cannot be waited
-for (https://www.sqlite.org/lang_transaction.html).
+for (https://www.sqlite.org/lang_transaction.html). On Postgres they take one of its advisory locks there, so that a
+work that reads before it writes is as right on the one as on the other.
+
+A server may go away and come back. A connection that died while it was idle is replaced without a word, and a read is
+begun again; a write that was under way is an error for its caller, who alone can know what to do.
 """
 
 import asyncio
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -20,51 +23,54 @@ from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import URL, Connection, MetaData, Transaction
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Connection, MetaData, Text, Transaction, TypeDecorator
+from sqlalchemy.exc import TimeoutError as PoolEmpty
 
-from agents.clock import monotonic
-from agents.errors import StorageError
-from checkpoints.engine import READERS, file_of, make_engine, make_file, name_of, sqlite_code, url_of
+from agents.clock import SystemClock, monotonic
+from agents.errors import HoldfastError, InvalidValue, StorageError
+from checkpoints.backup import back_up
+from checkpoints.engine import READERS, dialect_of, file_of, is_dead, make_engine, make_file, name_of, url_of
+from checkpoints.jobs import Job, tell
+from checkpoints.migrations import HISTORY, migrate, steps
+from checkpoints.sqlite import WatchedFile
+from checkpoints.trouble import LOCKED_S_MAX, Kind, Trouble
 
-__all__ = ["Database", "metadata"]
+__all__ = ["Database", "Prose", "metadata"]
 
 T = TypeVar("T")
 
-metadata = MetaData()
+metadata = MetaData(info={HISTORY: steps})
 """The tables of this package. Each module declares its own on it, beside the SQL that uses them."""
+
+
+class Prose(TypeDecorator[str]):
+    """A column of text for people, from wherever: what some database cannot keep is replaced when it is written.
+
+    An error, a broker's or an operator's words must not keep the fact from being written down that they come with.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002 (SQLAlchemy's)
+        """Without NUL, which Postgres lacks, and lone surrogates, which both do."""
+        return value and value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
 
 _WAITING_MAX = 10_000
 """Works that may wait for the writer; who comes later waits outside."""
 _BATCH_MAX = 256
 """Works in one commit: bounds how long the lock is held, and how much one failed commit takes with it."""
-_LOCKED_S_MAX = 30.0
-"""How long a transaction waits for another process to let go of the file."""
+_AWAY_S_MAX = 10.0
+"""How long a transaction waits for a server that was there before and is not now."""
 _OVERFULL_PAUSE_S = 0.001
-
-
-class _Job(Generic[T]):
-    """One caller's work, and what became of it. `waiter`: what the caller waits on until the work is durable."""
-
-    __slots__ = ("error", "result", "waiter", "work")
-
-    def __init__(self, work: Callable[[Connection], T], waiter: "threading.Lock | asyncio.Future[None] | None") -> None:
-        self.work = work
-        self.waiter = waiter
-        self.result: T | None = None
-        self.error: BaseException | None = None
-
-    def outcome(self) -> T:
-        error, self.error = self.error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # or the traceback would hold this frame, which holds the error
-        return self.result  # type: ignore[return-value]  # T may itself be None
+_AWAY_PAUSE_S = 0.02
+_NOT_READ = "nothing was read"
+_NOT_WRITTEN = "nothing was written"
+_UNSURE = "what was not acknowledged may have been kept or not"
 
 
 class Database:
@@ -72,38 +78,45 @@ class Database:
 
     def __init__(self, url: URL, *, inline: bool = False) -> None:
         self._name = name_of(url)
-        in_memory = url.get_backend_name() == "sqlite" and not file_of(url)
-        self._writing = make_engine(url, "BEGIN IMMEDIATE", shared=in_memory)
-        self._reading = None if in_memory else make_engine(url, "BEGIN", shared=False)
+        self._dialect = dialect_of(url)
+        file = file_of(url)
+        self._file = None if file is None else WatchedFile(file)
+        in_memory = url.get_backend_name() == "sqlite" and file is None
+        self._writing = make_engine(self._dialect, url, reads=False, shared=in_memory)
+        self._reading = None if in_memory else make_engine(self._dialect, url, reads=True)
         self._connection: Connection | None = None
+        self._was_there = False  # who was never there is not waited for
         self._inline = inline
-        self._queue: SimpleQueue[list[_Job[Any]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Job[Any]] | None] = SimpleQueue()
         self._gate = threading.Lock()  # guards the next four; nothing is queued behind the None that ends the queue
         self._closed = False
+        self.damaged = False  # whether damage was met, which a check of the whole file would find
         self._thread: threading.Thread | None = None
         self._waiting = 0
-        self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Job[Any]]] = WeakKeyDictionary()
+        self._gathered: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Job[Any]]] = WeakKeyDictionary()
         self._committing = threading.Lock()
         self._committer = 0  # ident of the thread that is inside a write transaction
         self._readers = ThreadPoolExecutor(READERS, "holdfast-read")
 
     @classmethod
     def open(cls, target: str | Path, tables: MetaData = metadata, *, inline: bool = False) -> Self:
-        """Open or create a database, and create the tables that it lacks.
+        """Open or create a database, bring its tables to the present version, and create those that it lacks.
 
-        `target`: the path of an SQLite file, `:memory:`, or a SQLAlchemy URL (`postgresql+psycopg://...`). A new file
+        `target`: the path of an SQLite file, `:memory:`, or a URL (`postgresql://user:password@host/name`). A new file
         gets mode 0600 and its missing folders 0700. With `inline` every work runs at once in the thread that calls,
-        also in `awrite` and `aread`: for simulations, whose clock cannot see other threads.
+        also in `awrite` and `aread`: for simulations, whose clock cannot see other threads. A file of an older version
+        is backed up before it is changed (see `checkpoints.backup`).
 
         Raises:
-            StorageError: it is a folder, not a database, read-only, full, or was locked for too long.
+            StorageError: it is a folder, no database, read-only, full, out of reach, of a newer version than this
+                program knows, or was locked for too long.
             ConfigError: the URL is not one, or its driver is not installed.
         """
         url = url_of(target)
         make_file(url)
         database = cls(url, inline=inline)
         try:
-            database._alone(lambda connection: _create(connection, tables))
+            database._alone(lambda connection: migrate(connection, tables, database._name, _save(file_of(url))))
         except BaseException:
             database.close()
             raise
@@ -115,19 +128,20 @@ class Database:
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a write transaction; return its value when that is committed and durable.
 
-        An exception from `work` undoes what it did, nothing else, and is raised here. If the caller is interrupted
-        while it waits, the work may still be committed.
+        An exception from `work` undoes what it did, nothing else, and is raised here; one of the database itself as a
+        StorageError. If the caller is interrupted while it waits, the work may still be committed.
 
         Raises:
-            StorageError: the database is closed, full, read-only, damaged, or was locked for too long; or this was
-                called from inside another write, which would wait for itself.
+            StorageError: the database is closed, away, full, read-only, damaged, was locked for too long, or refused a
+                statement; or this was called from inside another write, which would wait for itself.
+            InvalidValue: a text cannot be kept by this database.
         """
         if self._inline:
             return self._alone(work)
         self._refuse_nesting()
         done = threading.Lock()
         done.acquire()
-        job = _Job(work, done)
+        job = Job(work, done)
         while self._waiting >= _WAITING_MAX:
             time.sleep(_OVERFULL_PAUSE_S)
         self._submit([job])
@@ -150,7 +164,7 @@ class Database:
             await asyncio.sleep(_OVERFULL_PAUSE_S)
         loop = asyncio.get_running_loop()
         durable: asyncio.Future[None] = loop.create_future()
-        job = _Job(work, durable)
+        job = Job(work, durable)
         with self._gate:
             gathered = self._gathered.setdefault(loop, [])
             gathered.append(job)
@@ -162,8 +176,11 @@ class Database:
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a snapshot: all its queries see the database at one moment. It must not write.
 
+        It may be begun again, when the connection is lost.
+
         Raises:
-            StorageError: the database is closed, damaged or unreachable.
+            StorageError: the database is closed, damaged or unreachable, or refused a statement.
+            InvalidValue: a text cannot be in this database.
         """
         if self._reading is None:
             return self.write(work)  # a database in memory has one connection
@@ -172,16 +189,16 @@ class Database:
         reading = self._reading
 
         def snapshot() -> T:
+            self._check_file()
             with reading.begin() as connection:
                 return work(connection)
 
+        job = Job(work, None)
         try:
-            return self._patiently(snapshot)
-        except (DBAPIError, sqlite3.Error) as error:
-            explained = self._explained(error)
-            if explained is error:
-                raise
-            raise explained from error
+            job.result = self._patiently(snapshot)
+        except BaseException as error:  # noqa: BLE001 (it is raised two lines on, in words)
+            job.error = self._explained(error, _NOT_READ)
+        return job.outcome()
 
     async def aread(self, work: Callable[[Connection], T]) -> T:
         """Like `read`, without blocking the event loop: `work` runs in a thread."""
@@ -193,6 +210,29 @@ class Database:
         if self._closed:
             raise StorageError(self._closed_message())
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, work)
+
+    def room(self) -> tuple[int, int]:
+        """Bytes of the file, and how many of them hold nothing and wait for later writes; (0, 0) of a server."""
+        return self.read(self._dialect.room)
+
+    def compact(self) -> None:
+        """Give the room that holds nothing back to the disk; a server does so by itself.
+
+        Nobody else can write meanwhile: about a second for each 80 MB that stay. The disk must have room for those.
+
+        Raises:
+            StorageError: it could not be done; nothing is lost.
+        """
+        self._refuse_nesting()
+        job: Job[None] = Job(self._dialect.compact, None)
+        with self._committing:
+            if self._closed:
+                raise StorageError(self._closed_message())
+            try:
+                self._patiently(lambda: job.work(self._connect()))
+            except BaseException as error:  # noqa: BLE001 (it is raised two lines on, in words)
+                job.error = self._explained(error, "nothing was changed")
+        job.outcome()
 
     def close(self) -> None:
         """Commit what waits, then let go of the file. May be called again."""
@@ -220,7 +260,7 @@ class Database:
 
     # The writer.
 
-    def _submit(self, jobs: list[_Job[Any]]) -> None:
+    def _submit(self, jobs: list[Job[Any]]) -> None:
         with self._gate:
             if self._closed:
                 raise StorageError(self._closed_message())
@@ -238,7 +278,7 @@ class Database:
         except StorageError as error:
             for job in jobs:
                 job.error = StorageError(str(error))
-            _tell(jobs)
+            tell(jobs)
 
     def _serve(self) -> None:
         last = False
@@ -249,10 +289,10 @@ class Database:
                 self._waiting -= len(batch)
             with self._committing:
                 self._commit(batch)
-            _tell(batch)
+            tell(batch)
             del jobs, batch  # an idle writer must not keep the last caller's values alive
 
-    def _take_waiting(self, batch: list[_Job[Any]]) -> bool:
+    def _take_waiting(self, batch: list[Job[Any]]) -> bool:
         """Add what waits to the batch. True: the end of the queue was reached for good."""
         with suppress(Empty):
             while len(batch) < _BATCH_MAX:
@@ -265,67 +305,120 @@ class Database:
     def _alone(self, work: Callable[[Connection], T]) -> T:
         """One work, one transaction, in this thread."""
         self._refuse_nesting()
-        job = _Job(work, None)
+        job = Job(work, None)
         with self._committing:
             if self._closed:
                 raise StorageError(self._closed_message())
             self._commit([job])
         return job.outcome()
 
-    def _commit(self, batch: list[_Job[Any]]) -> None:
+    def _commit(self, batch: list[Job[Any]]) -> None:
         """Run the works in one transaction. Every job has its result or its error afterwards; nothing is raised."""
         self._committer = threading.get_ident()
+        left = _NOT_WRITTEN
         try:
-            connection = self._connect()
-            transaction = self._begin(connection)
-            if len(batch) == 1:
-                _run(batch[0], connection)
-            else:
-                for job in batch:
-                    _run_apart(job, connection)
+            connection, transaction = self._patiently(self._begin)
+            self._run_all(batch, connection)
             if any(job.error is None for job in batch):
+                left = _UNSURE
                 transaction.commit()
+                self._check_file()
             else:
                 transaction.rollback()
         except BaseException as error:  # noqa: BLE001 (it is handed to the callers; a writer that died would hang them)
+            reason = next((job.error for job in batch if job.error and self._dialect.trouble(job.error)), error)
             self._disconnect()  # rolls back; the next batch starts with a fresh connection
-            reason = next((job.error for job in batch if isinstance(job.error, DBAPIError)), error)
             for job in batch:
-                job.error = job.error or self._explained(reason, undone=True)
+                job.error = job.error or self._explained(reason, left, undone=True)
         finally:
             self._committer = 0
         for job in batch:
             if job.error is not None:
-                job.result, job.error = None, self._explained(job.error)
+                job.result, job.error = None, self._explained(job.error, _NOT_WRITTEN)
+
+    def _begin(self) -> tuple[Connection, Transaction]:
+        """A transaction that holds the lock, on the writer's connection or, where that has died, on a new one."""
+        self._check_file()
+        connection = self._connect()
+        try:
+            transaction = connection.begin()
+        except BaseException:
+            if is_dead(connection):
+                self._disconnect()
+            raise
+        self._was_there = True
+        return connection, transaction
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = self._patiently(self._writing.connect)
+            self._connection = self._writing.connect()
         return self._connection
+
+    def _run_all(self, batch: list[Job[Any]], connection: Connection) -> None:
+        if len(batch) == 1:
+            self._run(batch[0], connection)
+            return
+        with self._dialect.batch(connection) as execute:
+            for job in batch:
+                self._run_apart(job, connection, execute)
+
+    def _run(self, job: Job[Any], connection: Connection) -> None:
+        try:
+            job.result = job.work(connection)
+        except BaseException as error:  # noqa: BLE001 (it belongs to the caller, who gets it)
+            job.error = error
+        if job.error is not None and self._dialect.trouble(job.error) is not None:
+            return  # the database may have undone the transaction by itself
+        if not (connection.in_transaction() and self._dialect.open(connection)):
+            job.error = StorageError("a work ended its own transaction; what it did may be kept; take its commit out")
+        elif job.error is None and self._dialect.failed(connection):
+            job.error = StorageError("a work hid an error of its statement; nothing of it was kept; let the error out")
+
+    def _run_apart(self, job: Job[Any], connection: Connection, execute: Callable[[str], Any]) -> None:
+        """Run one work of several inside a savepoint, which is undone alone when the work fails.
+
+        SQLAlchemy's own savepoints cost 60 us more, on every work.
+        """
+        execute("SAVEPOINT work")
+        self._run(job, connection)
+        if job.error is not None:
+            execute("ROLLBACK TO SAVEPOINT work")
+        execute("RELEASE SAVEPOINT work")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(DBAPIError):
-                connection.close()
+        if connection is None:
+            return
+        with suppress(Exception):  # whatever is wrong with it, it is not used again
+            connection.close()
+        if self._file is not None:
+            self._file.forget_log()
 
-    def _begin(self, connection: Connection) -> Transaction:
-        return self._patiently(connection.begin)
+    def _check_file(self) -> None:
+        if self._file is not None:
+            self._file.check()
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """Try again while another process holds the lock, for so long and no longer.
+        """Try again while another process holds the lock, or the server is away: for so long and no longer.
 
         SQLite's own waiting is not enough: when it recovers a log or changes the journal mode it says "locked" at
         once (https://www.sqlite.org/rescode.html#busy_recovery).
         """
-        give_up = monotonic() + _LOCKED_S_MAX
+        began = monotonic()
         while True:
             try:
                 return step()
-            except (DBAPIError, sqlite3.Error) as error:
-                if sqlite_code(error) != sqlite3.SQLITE_BUSY or monotonic() >= give_up:
+            except Exception as error:
+                trouble = self._dialect.trouble(error)
+                if trouble is None or monotonic() - began >= self._patience(trouble.kind):
                     raise
-                time.sleep(_OVERFULL_PAUSE_S)
+                pause = _OVERFULL_PAUSE_S if trouble.kind is Kind.LOCKED else _AWAY_PAUSE_S
+            time.sleep(pause)
+
+    def _patience(self, kind: Kind) -> float:
+        """Seconds for which it is worth to wait."""
+        waits = {Kind.LOCKED: LOCKED_S_MAX, Kind.STARTING: _AWAY_S_MAX, Kind.AWAY: _AWAY_S_MAX}
+        return 0.0 if kind is Kind.AWAY and not self._was_there else waits.get(kind, 0.0)
 
     def _refuse_nesting(self) -> None:
         if self._committer == threading.get_ident():
@@ -339,80 +432,40 @@ class Database:
     def _closed_message(self) -> str:
         return f"{self._name} is closed; nothing was read or written; open it again"
 
-    def _explained(self, error: BaseException, *, undone: bool = False) -> BaseException:
+    def _explained(self, error: BaseException, left: str, *, undone: bool = False) -> BaseException:
         """A storage error in words, where the fault is the database's; else the error itself.
 
-        `undone`: the error is another's, or the commit's, and took this work with it.
+        `left`: what became of the work. `undone`: the error is another's, or the commit's, and took this work with it.
         """
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
-            words: str | None = _LOST
-        else:
-            cause = error.orig if isinstance(error, DBAPIError) else error  # without SQL and values
-            unknown = f"could not commit ({cause}); nothing of this write was kept; try again" if undone else None
-            words = _SQLITE_WORDS.get(sqlite_code(error), unknown)
-        if words is None:
+        trouble = self._dialect.trouble(error)
+        if trouble is not None:
+            return self._in_words(trouble, error, left)
+        if isinstance(error, PoolEmpty):
+            return StorageError(f"{self._name} is read by too many threads at once; {left}; read with less of them")
+        if not undone:
             return error
-        explained = StorageError(f"{self._name} {words}")
-        explained.__cause__ = error
+        again: HoldfastError = StorageError(f"{self._name} could not commit ({error}); {left}; try again")
+        if isinstance(error, HoldfastError):
+            again = type(error)(str(error))
+        again.__cause__ = error
+        return again
+
+    def _in_words(self, trouble: Trouble, error: BaseException, left: str) -> HoldfastError:
+        self.damaged = self.damaged or trouble.kind is Kind.DAMAGED
+        if left == _UNSURE and trouble.kind not in {Kind.AWAY, Kind.UNSURE}:
+            left = _NOT_WRITTEN
+        kind = InvalidValue if trouble.kind is Kind.VALUE else StorageError
+        explained = kind(f"{self._name} {trouble.fact}; {left}; {trouble.remedy}")
+        if trouble.kind not in {Kind.AWAY, Kind.STARTING}:  # the driver's errors of a connection hold the password
+            explained.__cause__ = error
         return explained
 
 
-_LOST = "went away; what was not acknowledged was not written; try again when it is back"
-_SQLITE_WORDS: dict[int | None, str] = {
-    sqlite3.SQLITE_FULL: "has no room left on its disk; nothing was written; free some space and try again",
-    sqlite3.SQLITE_READONLY: "is read-only; nothing was written; make the file and its folder writable",
-    sqlite3.SQLITE_NOTADB: "is not an SQLite database; nothing was read or written; give another path",
-    sqlite3.SQLITE_CORRUPT: "is damaged; nothing was written; restore it from a backup",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; nothing was read or written; check its path and permissions",
-    sqlite3.SQLITE_PERM: "cannot be opened; nothing was read or written; check its permissions",
-    sqlite3.SQLITE_IOERR: "cannot be read or written by the disk; what was not acknowledged is lost; check the disk",
-    sqlite3.SQLITE_BUSY: f"was locked by another process for {_LOCKED_S_MAX:.0f} s; nothing was written; end that one",
-    sqlite3.SQLITE_LOCKED: "is locked by another use in this process; nothing was written; end that one",
-}
+def _save(file: Path | None) -> Callable[[int], None]:
+    """What is done before the tables of a version are changed: a file is backed up, a server backs up by itself."""
 
+    def save(version: int) -> None:
+        if file is not None:
+            back_up(file, SystemClock().now_ns(), label=f"schema-{version}")
 
-def _tell(batch: list[_Job[Any]]) -> None:
-    """Wake every caller of the batch; an event loop is woken once for all of its own."""
-    futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for job in batch:
-        if isinstance(job.waiter, asyncio.Future):
-            futures.setdefault(job.waiter.get_loop(), []).append(job.waiter)
-        elif job.waiter is not None:
-            job.waiter.release()
-    for loop, some in futures.items():
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(_wake, some)
-
-
-def _wake(futures: "list[asyncio.Future[None]]") -> None:
-    for durable in futures:
-        if not durable.done():  # it is done when its caller was cancelled
-            durable.set_result(None)
-
-
-def _run(job: _Job[Any], connection: Connection) -> None:
-    try:
-        job.result = job.work(connection)
-    except BaseException as error:  # noqa: BLE001 (it belongs to the caller, who gets it)
-        job.error = error
-    if not connection.in_transaction():
-        job.error = StorageError("a work ended its own transaction; what it did may be kept; take its commit out")
-
-
-def _run_apart(job: _Job[Any], connection: Connection) -> None:
-    """Run one work of several inside a savepoint, which is undone alone when the work fails.
-
-    SQLAlchemy's own savepoints cost 60 us more, on every work.
-    """
-    execute = connection.connection.cursor().execute
-    execute("SAVEPOINT work")
-    _run(job, connection)
-    if job.error is not None:
-        execute("ROLLBACK TO SAVEPOINT work")
-    execute("RELEASE SAVEPOINT work")
-
-
-def _create(connection: Connection, tables: MetaData) -> None:
-    if connection.dialect.name == "postgresql":  # two that create the same table at once would fail, not wait
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4861646673)")
-    tables.create_all(connection)
+    return save

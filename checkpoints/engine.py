@@ -1,23 +1,62 @@
-"""From an address to an engine: the file with its permissions, the driver, and how each connection is set up."""
+"""From an address to engines: the file with its permissions, the kind of database, and how a transaction begins."""
 
 import os
-import sqlite3
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from threading import Lock
+from typing import Any, Protocol
 
-from sqlalchemy import URL, Engine, StaticPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
 from agents.errors import ConfigError, StorageError
+from checkpoints.sqlite import Sqlite
+from checkpoints.trouble import Trouble
 
-__all__ = ["READERS", "file_of", "make_engine", "make_file", "name_of", "sqlite_code", "url_of"]
+__all__ = [
+    "READERS",
+    "Dialect",
+    "dialect_of",
+    "file_of",
+    "is_dead",
+    "make_engine",
+    "make_file",
+    "make_folders",
+    "name_of",
+    "open_url",
+    "url_of",
+]
 
 READERS = 4
 """Reading connections that are kept open."""
-_BUSY_MS = 1_000
-"""How long SQLite itself waits for a lock before it asks again."""
 _MAKING = Lock()
+_SHOWN = frozenset({"host", "port", "user", "dbname", "service"})
+"""Parts of a URL's query that are shown; others may be secrets."""
+
+
+class Dialect(Protocol):
+    """What the kinds of databases do differently. A raw error is the driver's, or SQLAlchemy's around it."""
+
+    @property
+    def begin_write(self) -> str: ...
+
+    @property
+    def begin_read(self) -> str: ...
+
+    def engine(self, url: URL, readers: int, *, reads: bool, shared: bool) -> Engine: ...
+
+    def batch(self, connection: Connection) -> AbstractContextManager[Callable[[str], Any]]: ...
+
+    def failed(self, connection: Connection) -> bool: ...
+
+    def open(self, connection: Connection) -> bool: ...
+
+    def room(self, connection: Connection) -> tuple[int, int]: ...
+
+    def compact(self, connection: Connection) -> None: ...
+
+    def trouble(self, error: BaseException) -> Trouble | None: ...
 
 
 def url_of(target: str | Path) -> URL:
@@ -31,8 +70,13 @@ def url_of(target: str | Path) -> URL:
         return URL.create("sqlite+pysqlite", database=text)
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise ConfigError("the database's URL cannot be read; nothing was opened; write driver://host/name") from error
+    except (ArgumentError, ValueError):  # the error may quote a piece of the password
+        url = None
+    if url is None or "@" in (url.host or ""):  # what follows an @ in a password would be taken for the host, and shown
+        raise ConfigError(
+            "the database's URL cannot be read; nothing was opened; write driver://user:password@host/name, and @ in a"
+            " password as %40"
+        )
     return url.set(drivername="postgresql+psycopg") if url.drivername in {"postgresql", "postgres"} else url
 
 
@@ -43,8 +87,15 @@ def file_of(url: URL) -> Path | None:
 
 
 def name_of(url: URL) -> str:
-    """What messages call the database: its path, or its URL without the password."""
-    return str(file_of(url) or url.render_as_string(hide_password=True))
+    """What messages call the database: its path, or its URL without what may be secret."""
+    return str(file_of(url) or open_url(url))
+
+
+def open_url(url: URL) -> str:
+    """The URL without what may be secret, which whoever uses it has to put in."""
+    query = {key: value for key, value in url.query.items() if key in _SHOWN}
+    shown = url.set(drivername=url.get_backend_name(), query=query)
+    return shown.render_as_string(hide_password=True)
 
 
 def make_file(url: URL) -> None:
@@ -56,11 +107,10 @@ def make_file(url: URL) -> None:
     path = file_of(url)
     if path is None:
         return
-    if path.is_dir():
-        raise StorageError(f"{path} is a folder; nothing was opened; give the path of a file in it")
     try:
-        for folder in reversed([parent for parent in path.parents if not parent.exists()]):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        if path.is_dir():
+            raise StorageError(f"{path} is a folder; nothing was opened; give the path of a file in it")
+        make_folders(path)
         with _MAKING, suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except OSError as error:
@@ -69,35 +119,55 @@ def make_file(url: URL) -> None:
         )
 
 
-def make_engine(url: URL, begin: str, *, shared: bool) -> Engine:
-    """An engine whose transactions start with `begin` on SQLite; on a server, a read is one snapshot."""
-    try:
-        if url.get_backend_name() != "sqlite":
-            isolation = "REPEATABLE READ" if begin == "BEGIN" else "READ COMMITTED"
-            return create_engine(url, pool_size=READERS, pool_pre_ping=begin == "BEGIN", isolation_level=isolation)
-        pool = {"poolclass": StaticPool} if shared else {"pool_size": READERS, "max_overflow": 4 * READERS}
-        arguments = {"check_same_thread": False, "timeout": _BUSY_MS / 1000, "isolation_level": None}
-        engine = create_engine(url, connect_args=arguments, **pool)
-    except (ImportError, NoSuchModuleError) as error:
+def make_folders(path: Path) -> None:
+    """Make the folders that are missing above a file, for their owner alone."""
+    for folder in reversed([parent for parent in path.parents if not parent.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def dialect_of(url: URL) -> Dialect:
+    """The kind of database that a URL names.
+
+    Raises:
+        ConfigError: it is another than SQLite and Postgres, or its driver is not installed.
+    """
+    if url.drivername in {"sqlite", "sqlite+pysqlite"}:
+        return Sqlite()
+    if url.drivername != "postgresql+psycopg":
         raise ConfigError(
-            f"{name_of(url)} needs a driver that is not installed ({error}); nothing was opened"
+            f"{name_of(url)} is no database for Holdfast; nothing was opened;"
+            " give the path of an SQLite file, or postgresql://user:password@host/name"
+        )
+    try:
+        from checkpoints.postgres import Postgres  # noqa: PLC0415 (its driver is an extra)
+    except ImportError as error:
+        raise ConfigError(
+            f"{name_of(url)} needs a driver that is not installed ({error}); nothing was opened;"
+            " install it with: pip install 'holdfast[postgres]'"
         ) from error
-    reads = begin == "BEGIN"
-    event.listen(engine, "connect", lambda raw, _record: _set_up(raw, reads=reads))
-    event.listen(engine, "begin", lambda connection: connection.connection.cursor().execute(begin))
+    return Postgres()
+
+
+def make_engine(dialect: Dialect, url: URL, *, reads: bool, shared: bool = False) -> Engine:
+    """An engine whose transactions begin as the dialect has it: those of a writer hold the lock, reads are a snapshot.
+
+    `shared`: one connection for all threads.
+    """
+    engine = dialect.engine(url, READERS, reads=reads, shared=shared)
+    statement = dialect.begin_read if reads else dialect.begin_write
+    event.listen(engine, "begin", lambda connection: _begin(connection, statement))
     return engine
 
 
-def _set_up(raw: sqlite3.Connection, *, reads: bool) -> None:
-    if reads:
-        raw.execute("PRAGMA query_only=ON")
-        return
-    raw.execute("PRAGMA journal_mode=WAL")
-    raw.execute("PRAGMA synchronous=FULL")
-    raw.execute("PRAGMA foreign_keys=ON")
+def _begin(connection: Connection, statement: str) -> None:
+    try:
+        connection.connection.cursor().execute(statement)
+    except BaseException:
+        if is_dead(connection):
+            connection.invalidate()
+        raise
 
 
-def sqlite_code(error: BaseException) -> int | None:
-    """SQLite's primary result code (https://www.sqlite.org/rescode.html); None where it is not SQLite's error."""
-    code = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+def is_dead(connection: Connection) -> bool:
+    """Whether the connection was lost; an SQLite connection cannot be."""
+    return connection.invalidated or bool(getattr(connection.connection.driver_connection, "closed", False))

@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table, Text, func, insert, select
+from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table, Text, delete, func, insert, select
 
 from checkpoints.database import Database, metadata
 
-__all__ = ["Entry", "Timeline"]
+__all__ = ["Entry", "Timeline", "append", "entries_of", "forget", "size_of"]
+
+_SUBJECT_MAX = 64
+"""Characters of an analyst's name: a longer one must not keep its run's timeline from being written."""
 
 _timeline = Table(
     "timeline",
@@ -18,7 +21,7 @@ _timeline = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     Column("time_ns", BigInteger, nullable=False),
     Column("kind", String(32), nullable=False),
-    Column("subject", String(64), nullable=False, default=""),
+    Column("subject", String(_SUBJECT_MAX), nullable=False, default=""),
     Column("detail", Text, nullable=False, default="{}"),
 )
 
@@ -44,22 +47,35 @@ class Timeline:
         """Write entries in one transaction, numbered within their run."""
         rows = list(entries)
         if rows:
-            await self._database.awrite(lambda connection: _append(connection, rows))
+            await self._database.awrite(lambda connection: append(connection, rows))
 
     async def entries(self, run_id: str) -> tuple[Entry, ...]:
         """All entries of one run, oldest first."""
-
-        def work(connection: Connection) -> tuple[Entry, ...]:
-            query = select(_timeline).where(_timeline.c.run_id == run_id).order_by(_timeline.c.number)
-            return tuple(
-                Entry(row.run_id, row.time_ns, row.kind, row.subject, json.loads(row.detail))
-                for row in connection.execute(query)
-            )
-
-        return await self._database.aread(work)
+        return await self._database.aread(lambda connection: entries_of(connection, run_id))
 
 
-def _append(connection: Connection, entries: list[Entry]) -> None:
+def entries_of(connection: Connection, run_id: str) -> tuple[Entry, ...]:
+    """All entries of one run, oldest first, in the transaction of `connection`."""
+    query = select(_timeline).where(_timeline.c.run_id == run_id).order_by(_timeline.c.number)
+    return tuple(
+        Entry(row.run_id, row.time_ns, row.kind, row.subject, json.loads(row.detail))
+        for row in connection.execute(query)
+    )
+
+
+def size_of(connection: Connection, run_id: str) -> int:
+    """Bytes that the entries of one run take."""
+    size = select(func.sum(func.length(_timeline.c.detail))).where(_timeline.c.run_id == run_id)
+    return int(connection.execute(size).scalar() or 0)
+
+
+def forget(connection: Connection, run_id: str) -> None:
+    """Delete the timeline of one run."""
+    connection.execute(delete(_timeline).where(_timeline.c.run_id == run_id))
+
+
+def append(connection: Connection, entries: Iterable[Entry]) -> None:
+    """Write entries, numbered within their run, in the transaction of `connection`."""
     last: dict[str, int] = {}
     for entry in entries:
         if entry.run_id not in last:
@@ -72,7 +88,7 @@ def _append(connection: Connection, entries: list[Entry]) -> None:
                 number=last[entry.run_id],
                 time_ns=entry.time_ns,
                 kind=entry.kind,
-                subject=entry.subject,
+                subject=entry.subject[:_SUBJECT_MAX],
                 detail=json.dumps(dict(entry.detail), default=str),
             )
         )

@@ -3,10 +3,10 @@
 Everything here runs inside one transaction, which the saver opens.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple, DeltaChannelHistory
@@ -14,10 +14,14 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from sqlalchemy import Connection
 
 from agents.errors import CheckpointDamaged, InvalidValue
-from checkpoints import store
-from checkpoints.store import CheckpointRow, Page, WriteRow
+from checkpoints import loading, upkeep
+from checkpoints.loading import Page
+from checkpoints.store import BY_CONTENT, CheckpointRow, WriteRow
 
 __all__ = ["PAGE", "History", "config_of"]
+
+Name: TypeAlias = tuple[str, str]
+"""Channel and version that a value is stored under."""
 
 PAGE = 50
 """Checkpoints that are read at once when they are listed."""
@@ -30,24 +34,18 @@ _OFFERS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """A checkpoint row, opened. `stored`: the channels whose values are rows of their own."""
+    """A checkpoint row, opened. `stored`: the names (channel, version) of the values that are rows of their own."""
 
     row: CheckpointRow
     checkpoint: dict[str, Any]
     inline: dict[str, Any]
-    stored: tuple[str, ...]
+    stored: Mapping[str, tuple[str, str]]
     metadata: dict[str, Any]
-
-    @property
-    def values(self) -> list[tuple[str, str]]:
-        """(channel, version) of each value that is a row of its own."""
-        versions = self.checkpoint["channel_versions"]
-        return [(channel, str(versions[channel])) for channel in self.stored]
 
     @property
     def rebuilt(self) -> set[str]:
         """Channels that have a version and no value: consumed, or a DeltaChannel, rebuilt from earlier writes."""
-        return set(self.checkpoint["channel_versions"]) - self.inline.keys() - set(self.stored)
+        return set(self.checkpoint["channel_versions"]) - self.inline.keys() - self.stored.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class History:
         self, connection: Connection, page: Page, wanted: Mapping[str, Any]
     ) -> tuple[list[CheckpointTuple], Page | None]:
         """Those of a page whose metadata has all that is wanted, and the page that follows, if any."""
-        rows, following = store.find_page(connection, page)
+        rows, following = loading.find_page(connection, page)
         fitting = [
             saved
             for saved in map(self._opened, rows)
@@ -85,12 +83,12 @@ class History:
         self, connection: Connection, place: tuple[str, str, str | None], channels: Sequence[str]
     ) -> dict[str, DeltaChannelHistory]:
         """For each channel the writes since its last stored value, oldest first, and that value as `seed`."""
-        row = store.find_checkpoint(connection, *place) if channels else None
+        row = loading.find_checkpoint(connection, *place) if channels else None
         if row is None:
             return {channel: {"writes": []} for channel in channels}
         path, seeds = self._walk(connection, row, channels)
         ids = [each.row.checkpoint_id for each in path]
-        writes = store.load_writes(connection, row.thread_id, row.ns, ids, channels)
+        writes = loading.load_writes(connection, row.thread_id, row.ns, ids, channels)
         history: dict[str, DeltaChannelHistory] = {}
         for channel in channels:
             seed = seeds.get(channel)
@@ -101,9 +99,33 @@ class History:
                 history[channel]["seed"] = self._seed(connection, path[seed], channel)
         return history
 
+    def contents(self, connection: Connection, thread_id: str) -> Iterator[tuple[CheckpointRow, Mapping[str, Name]]]:
+        """The thread's checkpoints, first saved first, each with the names of its stored values by channel."""
+        for row in loading.find_until(connection, thread_id):
+            yield row, self._opened(row).stored
+
+    def copy_until(self, connection: Connection, source: str, target: str, checkpoint_id: str) -> None:
+        """Copy a thread up to this checkpoint, without what was put out after it."""
+        rows = loading.find_until(connection, source, checkpoint_id)
+        used: dict[str, set[Name]] = {}
+        for saved in map(self._opened, rows):
+            used.setdefault(saved.row.ns, set()).update(saved.stored.values())
+        upkeep.copy_part(connection, source, target, rows, used, but_writes_of=checkpoint_id)
+
+    def verify(self, connection: Connection, thread_id: str) -> None:
+        """Read the whole thread; raises whatever is wrong with it, CheckpointDamaged or an error of the serializer."""
+        page: Page | None = Page(thread_id)
+        while page is not None:
+            tuples, page = self.page(connection, page, {})
+            for each in tuples:
+                name, saved = each.config["configurable"]["checkpoint_id"], each.checkpoint
+                parts = (saved["channel_versions"], saved["versions_seen"], each.metadata)
+                if saved["id"] != name or not all(isinstance(part, dict) for part in parts):
+                    raise CheckpointDamaged(f"what is stored as checkpoint {name!r} is not one; it was not used")
+
     def delete_runs(self, connection: Connection, run_ids: Sequence[str]) -> None:
         """Delete what these runs saved, except what a checkpoint that stays is rebuilt from."""
-        for (thread_id, ns), doomed in store.find_runs(connection, run_ids).items():
+        for (thread_id, ns), doomed in loading.find_runs(connection, run_ids).items():
             self._delete(connection, thread_id, ns, doomed)
 
     def prune(self, connection: Connection, thread_ids: Sequence[str], strategy: str) -> None:
@@ -112,23 +134,23 @@ class History:
             raise InvalidValue(f"no strategy {strategy!r}; nothing was pruned; use 'keep_latest' or 'delete'")
         for thread_id in map(str, thread_ids):
             if strategy == "delete":
-                store.delete_thread(connection, thread_id)
+                upkeep.delete_thread(connection, thread_id)
                 continue
-            for ns in store.find_namespaces(connection, thread_id):
-                self._delete(connection, thread_id, ns, set(store.find_ids(connection, thread_id, ns)[1:]))
+            for ns in loading.find_namespaces(connection, thread_id):
+                self._delete(connection, thread_id, ns, set(loading.find_ids(connection, thread_id, ns)[1:]))
 
     # Rows to tuples.
 
     def _find(
         self, connection: Connection, thread_id: str, ns: str, checkpoint_id: str | None
     ) -> CheckpointTuple | None:
-        row = store.find_checkpoint(connection, thread_id, ns, checkpoint_id)
+        row = loading.find_checkpoint(connection, thread_id, ns, checkpoint_id)
         return None if row is None else self._tuples(connection, [self._opened(row)])[0]
 
     def _newest_undamaged(
         self, connection: Connection, thread_id: str, ns: str, checkpoint_id: str | None
     ) -> str | None:
-        for older in store.find_ids(connection, thread_id, ns, before=checkpoint_id)[:_OFFERS_MAX]:
+        for older in loading.find_ids(connection, thread_id, ns, before=checkpoint_id)[:_OFFERS_MAX]:
             try:
                 self._find(connection, thread_id, ns, older)
             except CheckpointDamaged:
@@ -138,15 +160,21 @@ class History:
 
     def _opened(self, row: CheckpointRow) -> _Saved:
         checkpoint, inline, stored, metadata = self.serde.loads_typed((row.kind, row.body))
-        return _Saved(row, checkpoint, inline, tuple(stored), metadata)
+        if isinstance(stored, Mapping):
+            names = {channel: (BY_CONTENT, digest) for channel, digest in stored.items()}
+        else:  # saved by the first version
+            names = {channel: (channel, str(checkpoint["channel_versions"][channel])) for channel in stored}
+        return _Saved(row, checkpoint, inline, names, metadata)
 
     def _tuples(self, connection: Connection, saved: Sequence[_Saved]) -> list[CheckpointTuple]:
         """The checkpoints with their values and writes: two queries a namespace, not two a checkpoint."""
         made: dict[tuple[str, str, str], CheckpointTuple] = {}
         for (thread_id, ns), group in groupby(sorted(saved, key=_namespace), key=_namespace):
             some = list(group)
-            values = store.load_values(connection, thread_id, ns, {each for one in some for each in one.values})
-            writes = store.load_writes(connection, thread_id, ns, [one.row.checkpoint_id for one in some])
+            values = loading.load_values(
+                connection, thread_id, ns, {each for one in some for each in one.stored.values()}
+            )
+            writes = loading.load_writes(connection, thread_id, ns, [one.row.checkpoint_id for one in some])
             for one in some:
                 made[thread_id, ns, one.row.checkpoint_id] = self._tuple(one, values, writes[one.row.checkpoint_id])
         return [made[one.row.thread_id, one.row.ns, one.row.checkpoint_id] for one in saved]
@@ -155,24 +183,28 @@ class History:
         self, saved: _Saved, values: Mapping[tuple[str, str], tuple[str, bytes]], writes: Sequence[WriteRow]
     ) -> CheckpointTuple:
         row = saved.row
-        channel_values = {**saved.inline, **{key[0]: self._value(row, values, key) for key in saved.values}}
+        own = {channel: self._value(row, values, channel, name) for channel, name in saved.stored.items()}
         return CheckpointTuple(
             config=config_of(row.thread_id, row.ns, row.checkpoint_id),
-            checkpoint=cast("Checkpoint", {**saved.checkpoint, "channel_values": channel_values}),
+            checkpoint=cast("Checkpoint", {**saved.checkpoint, "channel_values": {**saved.inline, **own}}),
             metadata=cast("CheckpointMetadata", saved.metadata),
             parent_config=None if row.parent_id is None else config_of(row.thread_id, row.ns, row.parent_id),
             pending_writes=[self._pending(write) for write in writes],
         )
 
     def _value(
-        self, row: CheckpointRow, values: Mapping[tuple[str, str], tuple[str, bytes]], key: tuple[str, str]
+        self,
+        row: CheckpointRow,
+        values: Mapping[tuple[str, str], tuple[str, bytes]],
+        channel: str,
+        name: tuple[str, str],
     ) -> Any:
-        if key not in values:
+        if name not in values:
             raise CheckpointDamaged(
                 f"checkpoint {row.checkpoint_id!r} of thread {row.thread_id!r} is damaged: the value of channel "
-                f"{key[0]!r} at version {key[1]!r} is missing; it was not used"
+                f"{channel!r}, stored as {name[1]!r}, is missing; it was not used"
             )
-        return self.serde.loads_typed(values[key])
+        return self.serde.loads_typed(values[name])
 
     def _pending(self, write: WriteRow) -> tuple[str, str, Any]:
         return (write.task_id, write.channel, self.serde.loads_typed((write.kind, write.body)))
@@ -191,7 +223,7 @@ class History:
         open_channels = set(channels)
         count = _WALK
         while open_channels:
-            rows = store.find_ancestors(connection, row, count)
+            rows = loading.find_ancestors(connection, row, count)
             for saved in map(self._opened, rows):
                 met = open_channels & {*saved.inline, *saved.stored}
                 seeds.update(dict.fromkeys(met, len(path)))
@@ -205,9 +237,9 @@ class History:
     def _seed(self, connection: Connection, saved: _Saved, channel: str) -> Any:
         if channel in saved.inline:
             return saved.inline[channel]
-        key = (channel, str(saved.checkpoint["channel_versions"][channel]))
-        values = store.load_values(connection, saved.row.thread_id, saved.row.ns, [key])
-        return self._value(saved.row, values, key)
+        name = saved.stored[channel]
+        values = loading.load_values(connection, saved.row.thread_id, saved.row.ns, [name])
+        return self._value(saved.row, values, channel, name)
 
     def _rebuilt_from(self, connection: Connection, saved: _Saved) -> set[str]:
         """The ancestors that a channel of this checkpoint is rebuilt from.
@@ -217,7 +249,7 @@ class History:
         """
         path, seeds = self._walk(connection, saved.row, saved.rebuilt)
         ids = [each.row.checkpoint_id for each in path]
-        writes = store.load_writes(connection, saved.row.thread_id, saved.row.ns, ids, saved.rebuilt) if ids else {}
+        writes = loading.load_writes(connection, saved.row.thread_id, saved.row.ns, ids, saved.rebuilt) if ids else {}
         needed = 0
         for channel in saved.rebuilt:
             reach = seeds.get(channel, len(ids) - 1) + 1
@@ -228,15 +260,15 @@ class History:
 
     def _delete(self, connection: Connection, thread_id: str, ns: str, doomed: set[str]) -> None:
         """Delete these checkpoints but those that one which stays is rebuilt from, and the values nobody uses then."""
-        staying = set(store.find_ids(connection, thread_id, ns)) - doomed
-        opened = [self._opened(row) for row in store.find_rows(connection, thread_id, ns, staying)]
+        staying = set(loading.find_ids(connection, thread_id, ns)) - doomed
+        opened = [self._opened(row) for row in loading.find_rows(connection, thread_id, ns, staying)]
         spared: set[str] = set()
         for saved in opened:  # one whose parent stays needs nothing beyond it that the parent does not need itself
             if saved.row.parent_id in doomed:
                 spared |= self._rebuilt_from(connection, saved) & doomed
-        opened += [self._opened(row) for row in store.find_rows(connection, thread_id, ns, spared)]
-        store.delete_checkpoints(connection, thread_id, ns, doomed - spared)
-        store.sweep_values(connection, thread_id, ns, {each for saved in opened for each in saved.values})
+        opened += [self._opened(row) for row in loading.find_rows(connection, thread_id, ns, spared)]
+        upkeep.delete_checkpoints(connection, thread_id, ns, doomed - spared)
+        upkeep.sweep_values(connection, thread_id, ns, {each for saved in opened for each in saved.stored.values()})
 
 
 def _namespace(saved: _Saved) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 A patch is a list of pieces. Each copies a run of the old bytes and then adds some of its own. Two runs are found where
 they begin with the same few bytes, near where the last one ended: this catches what serialized state does between two
 steps (a list grows at its end and its length changes at its head, a field is replaced, an item is dropped) in one
-pass, and gives up early where the values have little in common.
+pass, and gives up early where the values have little in common. It also catches a value that is in another one, and
+one that is in it several times, as a part of the state is in the tasks that are sent it.
 """
 
 import struct
@@ -20,6 +21,8 @@ _Part: TypeAlias = range | bytes
 _HEAD = struct.Struct("<II")  # length of the old bytes, length of the new bytes
 _PIECE = struct.Struct("<III")  # where the run starts in the old bytes, its length, length of the bytes that follow
 _PIECES_MAX = 64
+_PIECE_SIZE_MIN = 4_096
+"""A patch may have so many pieces, and one more for as many bytes: bounds how long values are compared in vain."""
 _ANCHOR = 24
 """Bytes that must agree before two places count as the same."""
 _SKIPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)
@@ -34,7 +37,7 @@ def make_patch(old: bytes, new: bytes) -> bytes | None:
     pieces = [_HEAD.pack(len(old), len(new))]
     allowed = len(new) // 2 - _HEAD.size
     at_old = at_new = 0
-    for _ in range(_PIECES_MAX):
+    for _ in range(_PIECES_MAX + len(new) // _PIECE_SIZE_MIN):
         run = _common(old, at_old, new, at_new)
         after_old, after_new = at_old + run, at_new + run
         next_old, next_new = _next_run(old, after_old, new, after_new)
@@ -126,8 +129,8 @@ def _common(old: bytes, at_old: int, new: bytes, at_new: int) -> int:
     same, step = 0, _ANCHOR
     while same < limit and step:
         step = min(step, limit - same)
-        start_old, start_new = at_old + same, at_new + same
-        if old[start_old : start_old + step] == new[start_new : start_new + step]:
+        start = at_old + same
+        if new.startswith(old[start : start + step], at_new + same):
             same += step
             step = min(2 * step, _STEP_MAX)
         else:
@@ -152,6 +155,10 @@ def _next_run(old: bytes, at_old: int, new: bytes, at_new: int) -> tuple[int, in
     found = _find(new, at_new, _FAR, old, at_old)  # something large was put in
     if found >= 0:
         return at_old, found
+    for skip in (0, *_SKIPS) if at_old else ():  # the old bytes come once more, as in a list of what has them in it
+        found = _find(new, at_new, _NEAR, old, skip)
+        if found >= 0:
+            return skip, found
     return len(old), len(new)
 
 

@@ -4,72 +4,56 @@ Whether a run is finished is decided here and nowhere else: a checkpoint cannot 
 writes a graph can show no next node and still have work to do.
 """
 
-import fcntl
 import json
-import os
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, Text, insert, select, update
+from sqlalchemy import Connection, Row, insert, select
 
-from agents.clock import Clock, format_ns
-from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased, StorageError
-from checkpoints.database import Database, metadata
-from checkpoints.saver import SqlSaver
-from checkpoints.store import checkpoints as _saved
-
-__all__ = ["CheckpointManager", "CheckpointRow", "ResumePoint", "Run", "RunStatus", "StateHistory", "check_fingerprint"]
-
-_runs = Table(
-    "runs",
-    metadata,
-    Column("run_id", String(64), primary_key=True),
-    Column("number", Integer, nullable=False, unique=True),
-    Column("workflow", String(32), nullable=False),
-    Column("symbol", String(32), nullable=False),
-    Column("as_of_ns", BigInteger, nullable=False),
-    Column("account", String(64), nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("fingerprint", Text, nullable=False),
-    Column("parameters", Text, nullable=False),
-    Column("error", Text, nullable=False, default=""),
-    Column("created_ns", BigInteger, nullable=False),
-    Column("updated_ns", BigInteger, nullable=False),
+from agents.clock import Clock
+from agents.errors import CheckpointNotFound, FingerprintMismatch, StorageError
+from checkpoints.database import Database
+from checkpoints.history import History
+from checkpoints.leases import GIVEN_BACK, Lease, Leases, runs
+from checkpoints.loading import find_checkpoint
+from checkpoints.registry import (
+    Run,
+    RunStatus,
+    check_id,
+    copied_to,
+    id_stem,
+    next_count,
+    next_number,
+    refuse_imported,
+    refuse_pruned,
+    row_of,
+    run_of,
+    thread_of,
 )
+from checkpoints.saver import SqlSaver
+from checkpoints.upkeep import copy_thread, size_of
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-class RunStatus(StrEnum):
-    """INTERRUPTED is never stored: it is a RUNNING run that no living process holds."""
-
-    RUNNING = "running"
-    INTERRUPTED = "interrupted"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    FINISHED = "finished"
-
+__all__ = [
+    "CheckpointManager",
+    "CheckpointRow",
+    "Hold",
+    "ResumePoint",
+    "Run",
+    "RunStatus",
+    "StateHistory",
+    "check_fingerprint",
+]
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One row of the registry. `parameters` is what the run was started with, enough to set it up again."""
+class Hold:
+    """A run that is held: the run as it was found, the lease on it, and its folder."""
 
-    run_id: str
-    workflow: str
-    symbol: str
-    as_of_ns: int
-    account: str
-    status: RunStatus
-    fingerprint: Mapping[str, Any]
-    parameters: Mapping[str, Any]
-    error: str
-    created_ns: int
-    updated_ns: int
+    run: Run
+    lease: Lease
+    folder: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +66,15 @@ class ResumePoint:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """A saved state: its id, when it was saved, and the nodes it stands before (`end` when there are none)."""
+    """A saved state: its id, when it was saved, and the nodes it stands before (`end` when there are none).
+
+    `copied`: it came with the fork. Its id is then that of the run which saved it, and leads there.
+    """
 
     checkpoint_id: str
     saved_at: str
     before: str
+    copied: bool = False
 
 
 class StateHistory(Protocol):
@@ -96,18 +84,20 @@ class StateHistory(Protocol):
 
 
 class CheckpointManager:
-    """Registry, checkpoints and locks of one home folder.
+    """Registry, checkpoints and leases of one home folder.
 
-    `home`: the folder that holds `runs/RUN_ID/`; a run that is being worked on holds a lock on a file there, which
-    the operating system lets go when the process dies, however it dies.
+    `home`: the folder that holds `runs/RUN_ID/`. Who works on a run holds it (`begin`, `claim`), and only so can its
+    checkpoints, orders and status be written through `leases.check`.
     """
 
-    def __init__(self, database: Database, saver: SqlSaver, home: Path, clock: Clock) -> None:
+    def __init__(self, database: Database, saver: SqlSaver, leases: Leases, home: Path, clock: Clock) -> None:
         self._database = database
         self._saver = saver
+        self._leases = leases
         self._home = home
         self._clock = clock
 
+    @asynccontextmanager
     async def begin(
         self,
         *,
@@ -117,74 +107,160 @@ class CheckpointManager:
         fingerprint: Mapping[str, Any],
         parameters: Mapping[str, Any],
         account: str | None = None,
-    ) -> Run:
-        """Register a new run. Its id is `WORKFLOW-SYMBOL-TIME-N`, N counting the runs of the same decision.
+    ) -> AsyncIterator[Hold]:
+        """Register a new run and hold it, in one transaction: nobody can take it before its work begins.
 
-        `account` None gives the run an account of its own, named like the run.
+        Its id is `WORKFLOW-SYMBOL-TIME-N`, N counting the runs of the same decision. `account` None gives the run an
+        account of its own, named like the run. See `claim` for how it is held.
         """
-        stem = f"{workflow}-{_slug(symbol)}-{format_ns(as_of_ns)}-"
-        now_ns = self._clock.now_ns()
+        columns = {"workflow": workflow, "symbol": symbol, "as_of_ns": as_of_ns}
 
-        def work(connection: Connection) -> Run:
-            run_id = stem + str(_next_count(connection, stem))
-            newest = connection.execute(select(_runs.c.number).order_by(_runs.c.number.desc()).limit(1)).scalar()
-            connection.execute(
-                insert(_runs).values(
-                    run_id=run_id,
-                    number=(newest or 0) + 1,
-                    workflow=workflow,
-                    symbol=symbol,
-                    as_of_ns=as_of_ns,
-                    account=account or run_id,
-                    status=RunStatus.RUNNING,
-                    fingerprint=json.dumps(dict(fingerprint), sort_keys=True),
-                    parameters=json.dumps(dict(parameters), sort_keys=True),
-                    error="",
-                    created_ns=now_ns,
-                    updated_ns=now_ns,
+        def register(connection: Connection) -> tuple[Lease, Run]:
+            return self._register(connection, columns, account, fingerprint, parameters)
+
+        async with self._leases.held(register) as (lease, run):
+            yield Hold(run, lease, self._folder(run.run_id))
+
+    @asynccontextmanager
+    async def fork(
+        self, point: ResumePoint, *, fingerprint: Mapping[str, Any], parameters: Mapping[str, Any], dry: bool
+    ) -> AsyncIterator[Hold]:
+        """Register a new run that goes on from a saved state of another one, and hold it, as `begin` does.
+
+        All that was saved up to that state is copied in the same transaction; the other run is not touched, and may be
+        running. It gets an account of its own where the other one has that. A `dry` run can place no order.
+
+        Raises:
+            CheckpointNotFound: the state is not there, or not any more.
+        """
+        origin = point.run
+        columns = {"workflow": origin.workflow, "symbol": origin.symbol, "as_of_ns": origin.as_of_ns, "dry": dry}
+        account = None if origin.account == origin.run_id else origin.account
+
+        def register(connection: Connection) -> tuple[Lease, Run]:
+            head = find_checkpoint(connection, origin.run_id, "", point.checkpoint_id)
+            if head is None:
+                raise CheckpointNotFound(
+                    f"run {origin.run_id} has no saved state {point.checkpoint_id or 'yet'}; nothing was forked; see"
+                    f" --checkpoints {origin.run_id}, or start a new run"
                 )
-            )
-            return self._run(_row(connection, run_id))
+            of = {"forked_from": origin.run_id, "forked_at": head.checkpoint_id}
+            lease, run = self._register(connection, columns | of, account, fingerprint, parameters)
+            if point.checkpoint_id is None:
+                copy_thread(connection, origin.run_id, run.run_id)
+            else:
+                history = History(self._saver.serde)
+                history.copy_until(connection, origin.run_id, run.run_id, point.checkpoint_id)
+            return lease, run
 
-        return await self._database.awrite(work)
+        async with self._leases.held(register) as (lease, run):
+            yield Hold(run, lease, self._folder(run.run_id))
 
-    async def mark(self, run_id: str, status: RunStatus, error: str = "") -> Run:
-        """Set the run's status, and the error that it ended with."""
+    def _register(
+        self,
+        connection: Connection,
+        columns: Mapping[str, Any],
+        account: str | None,
+        fingerprint: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+    ) -> tuple[Lease, Run]:
+        """Insert the row of a new run that this process holds."""
+        stem = id_stem(columns["workflow"], columns["symbol"], columns["as_of_ns"])
         now_ns = self._clock.now_ns()
+        lease = Lease(stem + str(next_count(connection, stem)), 1)
+        connection.execute(
+            insert(runs).values(
+                run_id=lease.run_id,
+                number=next_number(connection),
+                account=account or lease.run_id,
+                status=RunStatus.RUNNING,
+                fingerprint=json.dumps(dict(fingerprint), sort_keys=True),
+                parameters=json.dumps(dict(parameters), sort_keys=True),
+                error="",
+                created_ns=now_ns,
+                updated_ns=now_ns,
+                token=lease.token,
+                **columns,
+                **self._leases.terms(connection),
+            )
+        )
+        return lease, run_of(row_of(connection, lease.run_id), held=True)
+
+    @asynccontextmanager
+    async def claim(self, run_id: str) -> AsyncIterator[Hold]:
+        """Hold a run while the body works on it, and let go of it at the end, however that comes.
+
+        Raises:
+            CheckpointNotFound: there is no such run.
+            RunLeased: another process holds it, and lives, as far as can be known.
+            InputError: it was imported: whoever it came from goes on with it.
+            LeaseLost: it was held and is not any more; the body was cancelled, and wrote nothing since.
+            StorageError: the run's folder cannot be used.
+        """
+        check_id(run_id)
+
+        def take(connection: Connection) -> tuple[Lease, Run]:
+            found = run_of(row_of(connection, run_id), held=False)
+            refuse_pruned(found)
+            refuse_imported(found)
+            return self._leases.claim(connection, run_id), found
+
+        async with self._leases.held(take) as (lease, run):
+            yield Hold(run, lease, self._folder(run_id))
+
+    async def mark(self, hold: Hold, status: RunStatus, error: str = "") -> Run:
+        """Set the status of a run that is held, and the error that it ended with.
+
+        Any status but RUNNING ends the hold, in the same transaction.
+
+        Raises:
+            LeaseLost: another process has taken the run; its status was not changed.
+        """
+        lease, ends = hold.lease, status is not RunStatus.RUNNING
+        values = {"status": status, "error": error, "updated_ns": self._clock.now_ns(), **(GIVEN_BACK if ends else {})}
 
         def work(connection: Connection) -> Run:
-            values = {"status": status, "error": error, "updated_ns": now_ns}
-            connection.execute(update(_runs).where(_runs.c.run_id == run_id).values(**values))
-            return self._run(_row(connection, run_id))
+            if not self._leases.update(connection, lease, values):
+                raise self._leases.lost(connection, lease.run_id)
+            return run_of(row_of(connection, lease.run_id), held=not ends)
 
+        if ends:
+            self._leases.end(lease)
         return await self._database.awrite(work)
+
+    async def held_runs(self) -> frozenset[str]:
+        """The ids of the runs that somebody holds who lives, as far as can be known; this process included."""
+        return await self._leases.held_runs()
 
     async def run(self, run_id: str) -> Run:
         """One run; raises CheckpointNotFound."""
-        _check_id(run_id)
-        return await self._database.aread(lambda connection: self._run(_row(connection, run_id)))
+        check_id(run_id)
+        return await self._database.aread(lambda connection: self.seen(connection, run_id))
+
+    def seen(self, connection: Connection, run_id: str) -> Run:
+        """One run, in the transaction of `connection`; raises CheckpointNotFound."""
+        return self._seen(connection, [row_of(connection, run_id)])[0]
 
     async def runs(self) -> tuple[Run, ...]:
-        """All runs, oldest first."""
-
-        def work(connection: Connection) -> tuple[Run, ...]:
-            return tuple(self._run(row) for row in connection.execute(select(_runs).order_by(_runs.c.number)))
-
-        return await self._database.aread(work)
+        """All runs, oldest first, but those that were pruned."""
+        query = select(runs).where(runs.c.status != RunStatus.PRUNED).order_by(runs.c.number)
+        return await self._database.aread(lambda connection: self._seen(connection, connection.execute(query).all()))
 
     async def locate(self, identifier: str) -> ResumePoint:
         """Find where a run id or a checkpoint id leads.
 
         The head of a run is resumed as the run, since only so are finished siblings of an unfinished step kept; an
-        older checkpoint is a rewind.
+        older checkpoint is a rewind. A checkpoint that forks have a copy of is that of the run which saved it.
 
         Raises:
-            CheckpointNotFound: neither a run nor a checkpoint of a run has this id.
+            CheckpointNotFound: neither a run nor a checkpoint of a run has this id, or the run was pruned.
         """
-        _check_id(identifier)
-        run_id = await self._database.aread(lambda connection: _run_of_checkpoint(connection, identifier))
+        check_id(identifier)
+        run_id = await self._database.aread(lambda connection: thread_of(connection, identifier))
         if run_id is None:
-            return ResumePoint(await self.run(identifier))
+            run = await self.run(identifier)
+            refuse_pruned(run)
+            return ResumePoint(run)
         run = await self.run(run_id)
         head = await self._saver.aget_tuple({"configurable": {"thread_id": run_id}})
         is_head = head is not None and head.checkpoint["id"] == identifier
@@ -193,11 +269,13 @@ class CheckpointManager:
     async def checkpoints(self, run_id: str, graph: StateHistory) -> tuple[CheckpointRow, ...]:
         """The run's saved states, oldest first. `graph`: the compiled workflow, which knows what comes next."""
         await self.run(run_id)
+        copied = await self._database.aread(lambda connection: copied_to(connection, run_id))
         rows = [
             CheckpointRow(
                 checkpoint_id=state.config["configurable"]["checkpoint_id"],
                 saved_at=state.created_at or "",
                 before=", ".join(dict.fromkeys(node.strip("_") for node in state.next)) or "end",
+                copied=state.config["configurable"]["checkpoint_id"] in copied,
             )
             async for state in graph.aget_state_history({"configurable": {"thread_id": run_id}})
         ]
@@ -207,96 +285,24 @@ class CheckpointManager:
         """Whether anything was saved yet; a run that was killed before that starts from its parameters."""
         return await self._saver.aget_tuple({"configurable": {"thread_id": run_id}}) is not None
 
-    @contextmanager
-    def claim(self, run_id: str) -> Iterator[Path]:
-        """Hold the run while working on it; gives the run's folder.
+    async def size(self, run_id: str) -> tuple[int, int]:
+        """How many checkpoints are stored of a run, and the bytes that its states take."""
+        return await self._database.aread(lambda connection: size_of(connection, run_id))
 
-        Raises:
-            RunLeased: another process holds it.
-            StorageError: the run's folder cannot be used.
-        """
-        _check_id(run_id)
+    def _seen(self, connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Run, ...]:
+        now_ns = self._leases.now_ns(connection)
+        return tuple(run_of(row, held=self._leases.is_held(row, now_ns)) for row in rows)
+
+    def _folder(self, run_id: str) -> Path:
         folder = self._home / "runs" / run_id
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (folder / "lock").open("w")
         except OSError as error:
             raise StorageError(
-                f"the folder {folder} cannot be used ({error}); nothing was started; mend its rights, or give --home"
+                f"the folder {folder} cannot be used ({error}); the run was not gone on with; mend its rights, or give"
+                " --home"
             ) from error
-        with lock:
-            if not _hold(lock):
-                raise RunLeased(
-                    f"run {run_id} is being worked on by another process; nothing was started;"
-                    " wait for it, or stop that process, and resume again"
-                )
-            _held.add(lock)
-            try:
-                yield folder
-            finally:
-                _held.discard(lock)
-
-    def _run(self, row: Row[Any]) -> Run:
-        status = RunStatus(row.status)
-        if status is RunStatus.RUNNING and not self.is_held(row.run_id):
-            status = RunStatus.INTERRUPTED
-        return Run(
-            run_id=row.run_id,
-            workflow=row.workflow,
-            symbol=row.symbol,
-            as_of_ns=row.as_of_ns,
-            account=row.account,
-            status=status,
-            fingerprint=json.loads(row.fingerprint),
-            parameters=json.loads(row.parameters),
-            error=row.error,
-            created_ns=row.created_ns,
-            updated_ns=row.updated_ns,
-        )
-
-    def is_held(self, run_id: str) -> bool:
-        """Whether a living process is working on the run."""
-        try:
-            with (self._home / "runs" / run_id / "lock").open() as lock:
-                return not _locked(lock, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
-        except OSError:  # who may not look must not take it for free
-            return True
-
-
-_held: set[TextIO] = set()
-
-
-def _let_go_in_child() -> None:
-    """A forked child shares its parent's locks, and would keep a run from being resumed after the parent's death."""
-    for lock in _held:
-        os.close(lock.fileno())
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go_in_child)
-
-_LOOKS_MAX = 1000
-
-
-def _hold(lock: TextIO) -> bool:
-    """Lock for good. Who only looks whether a run is held shares a lock for a moment: that one is waited for."""
-    for _ in range(_LOOKS_MAX):
-        if _locked(lock, fcntl.LOCK_EX):
-            return True
-        if not _locked(lock, fcntl.LOCK_SH):
-            return False
-        fcntl.flock(lock, fcntl.LOCK_UN)
-    return False
-
-
-def _locked(lock: TextIO, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return folder
 
 
 def check_fingerprint(run: Run, fingerprint: Mapping[str, Any]) -> None:
@@ -326,38 +332,3 @@ def _difference(name: str, was: Any, now: Any) -> str:
         gone, new = [each for each in was if each not in now], [each for each in now if each not in was]
         return f"{name} lost {gone!r:.200} and gained {new!r:.200}"
     return f"{name} was {was!r:.200} and is {now!r:.200}"
-
-
-def _check_id(identifier: str) -> None:
-    if not _ID.fullmatch(identifier):
-        raise CheckpointNotFound(
-            f"{identifier!r:.80} is no id of a run or checkpoint; nothing was done;"
-            " ids are 1 to 64 letters, digits, _ and -; list them with --runs"
-        )
-
-
-def _row(connection: Connection, run_id: str) -> Row[Any]:
-    row = connection.execute(select(_runs).where(_runs.c.run_id == run_id)).first()
-    if row is None:
-        raise CheckpointNotFound(
-            f"there is no run or checkpoint {run_id!r} here; nothing was done; list what there is with --runs,"
-            " and mind --home"
-        )
-    return row
-
-
-def _run_of_checkpoint(connection: Connection, checkpoint_id: str) -> str | None:
-    saved = (_saved.c.checkpoint_id == checkpoint_id) & (_saved.c.ns == "")
-    run_id: str | None = connection.execute(select(_saved.c.thread_id).where(saved)).scalar()
-    return run_id
-
-
-def _next_count(connection: Connection, stem: str) -> int:
-    ids = connection.execute(select(_runs.c.run_id).where(_runs.c.run_id.startswith(stem, autoescape=True))).scalars()
-    ends = [run_id[len(stem) :] for run_id in ids]  # another symbol's ids may begin with this stem and go on
-    return 1 + max((int(end) for end in ends if end.isdecimal()), default=0)
-
-
-def _slug(symbol: str) -> str:
-    """The symbol in the alphabet of ids; two symbols with one slug still get ids of their own, by the count."""
-    return re.sub(r"[^A-Za-z0-9_]+", "-", symbol).strip("-") or "x"

@@ -6,13 +6,12 @@ else. A value of another class comes back as the plain fields it was saved with;
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import partial
+from itertools import count
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -33,21 +32,20 @@ from sqlalchemy import Connection
 
 from agents import domain
 from agents.errors import ConfigError, InvalidValue
-from checkpoints import store
+from checkpoints import store, upkeep
+from checkpoints.contents import Content, Contents
 from checkpoints.database import Database
 from checkpoints.history import PAGE, History, config_of
-from checkpoints.patch import make_patch
-from checkpoints.store import CheckpointRow, Page, ValueRow, WriteRow
+from checkpoints.loading import Page
+from checkpoints.store import CheckpointRow, WriteRow
 
 __all__ = ["SqlSaver"]
 
 _INLINE_TYPES = frozenset({type(None), bool, int, float, str})
 _INLINE_MAX = 64
-"""Characters of a text that is kept in the checkpoint's own row, as numbers and None are."""
-_PATCHED_MIN = 1_024
-"""Bytes from which on a value may be stored as a difference."""
-_REMEMBERED_BYTES_MAX = 64 * 1024 * 1024
-"""Last values kept in memory to make differences to; what falls out is stored whole the next time."""
+"""Characters of a text, or bytes of another value, that stay in the checkpoint's own row, as numbers and None are."""
+_REFERRED_MIN = 1_024
+"""Bytes from which on a write's content is a value: the checkpoint that follows will mostly have the same one."""
 
 
 class SqlSaver(BaseCheckpointSaver[str]):
@@ -57,9 +55,18 @@ class SqlSaver(BaseCheckpointSaver[str]):
     """
 
     def __init__(
-        self, database: Database, serde: SerializerProtocol | None = None, *, allowed: Iterable[type] = ()
+        self,
+        database: Database,
+        serde: SerializerProtocol | None = None,
+        *,
+        allowed: Iterable[type] = (),
+        fence: Callable[[Connection, str], None] | None = None,
     ) -> None:
         """`allowed`: classes of your own state that may be rebuilt from disk, beside the domain's.
+
+        `fence` is called with the thread's id in the transaction of each `put` and `put_writes`, and raises where that
+        must not be made (see `Leases.check`). A saver without one writes whatever it is told, also to a thread that is
+        somebody's run.
 
         Raises:
             ConfigError: `serde` would unpickle, which runs whatever code the database holds.
@@ -70,7 +77,9 @@ class SqlSaver(BaseCheckpointSaver[str]):
         if extra := [(each.__module__, each.__name__) for each in allowed]:
             self.serde = self.with_allowlist(extra).serde
         self._database = database
-        self._last = _LastValues()
+        self._fence = fence or (lambda _connection, _thread_id: None)
+        self._contents = Contents()
+        self._salt, self._serial = os.urandom(3).hex(), count()
 
     @classmethod
     def open(cls, target: str | Path, *, allowed: Iterable[type] = ()) -> Self:
@@ -119,20 +128,18 @@ class SqlSaver(BaseCheckpointSaver[str]):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what a task has put out since the checkpoint in `config`."""
-        rows = _write_rows(self.serde, config, writes, task_id, task_path)
-        self._database.write(lambda connection: store.save_writes(connection, rows))
+        self._database.write(self._writes_work(config, writes, task_id, task_path))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """See `put_writes`."""
-        rows = _write_rows(self.serde, config, writes, task_id, task_path)
-        await self._database.awrite(lambda connection: store.save_writes(connection, rows))
+        await self._database.awrite(self._writes_work(config, writes, task_id, task_path))
 
     def get_next_version(self, current: str | int | None, channel: None) -> str:  # noqa: ARG002 (LangGraph's)
-        """A count and a random part: two branches of one thread count alike, and must not share a value's key."""
-        count = 0 if current is None else int(str(current).split(".", 1)[0])
-        return f"{count + 1:010}.{os.urandom(6).hex()}"
+        """A count, and a part that no other version has: two branches of one thread count alike."""
+        steps = 0 if current is None else int(str(current).split(".", 1)[0])
+        return f"{steps + 1:010}.{self._salt}{next(self._serial):06x}"
 
     # Reading.
 
@@ -200,19 +207,19 @@ class SqlSaver(BaseCheckpointSaver[str]):
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete all that is stored of the thread."""
-        self._database.write(lambda connection: store.delete_thread(connection, str(thread_id)))
+        self._database.write(lambda connection: upkeep.delete_thread(connection, str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """See `delete_thread`."""
-        await self._database.awrite(lambda connection: store.delete_thread(connection, str(thread_id)))
+        await self._database.awrite(lambda connection: upkeep.delete_thread(connection, str(thread_id)))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy a thread with its whole history."""
-        self._database.write(partial(store.copy_thread, source=str(source_thread_id), target=str(target_thread_id)))
+        self._database.write(partial(upkeep.copy_thread, source=str(source_thread_id), target=str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """See `copy_thread`."""
-        work = partial(store.copy_thread, source=str(source_thread_id), target=str(target_thread_id))
+        work = partial(upkeep.copy_thread, source=str(source_thread_id), target=str(target_thread_id))
         await self._database.awrite(work)
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -246,10 +253,8 @@ class SqlSaver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> Callable[[Connection], None]:
         thread_id, ns, parent_id = _place(config)
-        versions = checkpoint["channel_versions"]
-        known = {channel: value for channel, value in checkpoint["channel_values"].items() if channel in versions}
-        inline = {channel: value for channel, value in known.items() if _is_small(value)}
-        stored = [channel for channel in known if channel not in inline]
+        inline, contents = self._parted((thread_id, ns), checkpoint, new_versions)
+        stored = {content.channel: content.digest for content in contents}
         described = get_serializable_checkpoint_metadata(config, metadata)
         bare = {name: part for name, part in checkpoint.items() if name != "channel_values"}
         kind, body = self.serde.dumps_typed((bare, inline, stored, described))
@@ -257,77 +262,68 @@ class SqlSaver(BaseCheckpointSaver[str]):
         row = CheckpointRow(
             thread_id, ns, checkpoint["id"], parent_id, run_id if isinstance(run_id, str) else None, kind, body
         )
-        changed = [
-            self._value_rows((thread_id, ns, channel), new_versions[channel], known[channel])
-            for channel in stored
-            if channel in new_versions
-        ]
 
         def work(connection: Connection) -> None:
-            store.save_values(connection, [_storable(connection, *each) for each in changed])
+            self._fence(connection, thread_id)
+            self._contents.save(connection, (thread_id, ns), contents)
             store.save_checkpoint(connection, row)
 
         return work
 
-    def _value_rows(self, key: tuple[str, str, str], version: str | float, value: Any) -> tuple[ValueRow, ValueRow]:
-        """The value as a difference, if that is smaller, and as a whole, should its base be gone by then."""
+    def _parted(
+        self, place: tuple[str, str], checkpoint: Checkpoint, new_versions: ChannelVersions
+    ) -> tuple[dict[str, Any], Sequence[Content]]:
+        """The values that stay in the checkpoint's own row, and those that are rows of their own."""
+        inline: dict[str, Any] = {}
+        contents: dict[str, Content] = {}
+        versions = checkpoint["channel_versions"]
+        for channel, value in checkpoint["channel_values"].items():
+            content = None
+            if channel in versions and not _is_small(value):
+                content = self._content(place, channel, versions[channel], value, is_new=channel in new_versions)
+            if content is not None:
+                contents[channel] = content
+            elif channel in versions:
+                inline[channel] = value
+        return inline, list(contents.values())
+
+    def _content(
+        self, place: tuple[str, str], channel: str, version: str | float, value: Any, *, is_new: bool
+    ) -> Content | None:
+        """The value serialized, if it was not before; None where that is short."""
+        named = version if isinstance(version, str) else ""  # other versions than ours may come again
+        content = None if is_new or not named else self._contents.last(place, channel, named)
+        if content is not None:
+            return content
         kind, body = self.serde.dumps_typed(value)
-        whole = ValueRow(*key, str(version), None, 0, kind, body)
-        if len(body) < _PATCHED_MIN or not isinstance(version, str):  # other versions than ours may come again
-            return whole, whole
-        last = self._last.get(key)
-        patch = make_patch(last.body, body) if last is not None and last.depth < store.CHAIN_MAX else None
-        row = whole
-        if last is not None and patch is not None:
-            row = replace(whole, base=last.version, depth=last.depth + 1, body=patch)
-        self._last.keep(key, replace(whole, depth=row.depth))
-        return row, whole
+        if kind == "msgpack" and len(body) <= _INLINE_MAX:
+            return None
+        return Content(channel, named, kind, body, store.digest_of(kind, body))
 
+    def _writes_work(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> Callable[[Connection], None]:
+        thread_id, ns, checkpoint_id = _place(config)
+        if checkpoint_id is None:
+            raise InvalidValue("writes belong to a checkpoint; nothing was saved; give config a checkpoint_id")
+        rows: list[WriteRow] = []
+        contents: list[Content] = []
+        for idx, (channel, value) in enumerate(writes):
+            kind, body = self.serde.dumps_typed(value)
+            place = (thread_id, ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, idx), task_path, channel)
+            if len(body) < _REFERRED_MIN:
+                rows.append(WriteRow(*place, kind, body))
+                continue
+            content = Content(channel, None, kind, body, store.digest_of(kind, body))
+            contents.append(content)
+            rows.append(WriteRow(*place, store.REFERENCE + kind, content.digest.encode()))
 
-class _LastValues:
-    """The newest saved value of each large channel, whole. Bounded in bytes; the longest unused falls out first."""
+        def work(connection: Connection) -> None:
+            self._fence(connection, thread_id)
+            self._contents.save(connection, (thread_id, ns), contents)
+            store.save_writes(connection, rows)
 
-    def __init__(self) -> None:
-        self._rows: OrderedDict[tuple[str, str, str], ValueRow] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()
-
-    def get(self, key: tuple[str, str, str]) -> ValueRow | None:
-        with self._lock:
-            return self._rows.get(key)
-
-    def keep(self, key: tuple[str, str, str], row: ValueRow) -> None:
-        with self._lock:
-            old = self._rows.pop(key, None)
-            self._rows[key] = row
-            self._bytes += len(row.body) - (0 if old is None else len(old.body))
-            while self._bytes > _REMEMBERED_BYTES_MAX:
-                _, dropped = self._rows.popitem(last=False)
-                self._bytes -= len(dropped.body)
-
-
-def _write_rows(
-    serde: SerializerProtocol,
-    config: RunnableConfig,
-    writes: Sequence[tuple[str, Any]],
-    task_id: str,
-    task_path: str,
-) -> list[WriteRow]:
-    thread_id, ns, checkpoint_id = _place(config)
-    if checkpoint_id is None:
-        raise InvalidValue("writes belong to a checkpoint; nothing was saved; give config a checkpoint_id")
-    place = (thread_id, ns, checkpoint_id, task_id)
-    return [
-        WriteRow(*place, WRITES_IDX_MAP.get(channel, idx), task_path, channel, *serde.dumps_typed(value))
-        for idx, (channel, value) in enumerate(writes)
-    ]
-
-
-def _storable(connection: Connection, row: ValueRow, whole: ValueRow) -> ValueRow:
-    """The difference, if what it is a difference to is stored; it may have been pruned, or never committed."""
-    if row.base is None or store.has_value(connection, row.thread_id, row.ns, row.channel, row.base):
-        return row
-    return whole
+        return work
 
 
 def _is_small(value: Any) -> bool:

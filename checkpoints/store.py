@@ -1,103 +1,118 @@
 """Checkpoints as rows: what LangGraph's saver keeps, with a checksum on each row, and nothing stored twice.
 
-A checkpoint is one row without its channels' values. A value is one row for each version of a channel, so a channel
-that did not change costs nothing. A large value is stored as its difference to an earlier version, in chains with an
-end. Writes are the outputs of finished tasks that no checkpoint holds yet. The newest checkpoint is the one that was
-saved last, not the one with the greatest id: ids are made from the wall clock, which may be set back. Every text that
-comes from outside (thread and run ids, channels, versions) is a bound parameter; none becomes SQL or a path.
+A checkpoint is one row without its channels' larger values: it names them by a digest of their content. A value is one
+row for each content of a thread and namespace, whoever refers to it: checkpoints, and writes, which are the outputs of
+finished tasks that no checkpoint holds yet. A large value is stored as its difference to another one, in chains with an
+end. What is long is compressed. Every text that comes from outside (thread and run ids, channels, versions) is a bound
+parameter; none becomes SQL or a path.
+
+This module has the tables, their rows, and how they are saved; `loading` reads them, `upkeep` deletes and copies them.
 """
 
 import importlib
+import threading
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import cache
-from itertools import count, islice
-from typing import Any, TypeVar
+from functools import lru_cache
+from hashlib import sha256
+from itertools import islice
+from operator import attrgetter
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
+import zstandard
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Column,
     ColumnElement,
     Connection,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
     Table,
     Text,
-    and_,
+    UniqueConstraint,
     bindparam,
     column,
-    delete,
+    event,
     func,
-    literal,
+    literal_column,
     select,
     text,
-    tuple_,
 )
 
 from agents.errors import CheckpointDamaged
 from checkpoints.database import metadata
-from checkpoints.patch import apply_patches
 
 __all__ = [
+    "BY_CONTENT",
     "CHAIN_MAX",
+    "REFERENCE",
     "CheckpointRow",
-    "Page",
     "ValueRow",
     "WriteRow",
-    "copy_thread",
-    "delete_checkpoints",
-    "delete_thread",
-    "find_ancestors",
-    "find_checkpoint",
-    "find_ids",
-    "find_namespaces",
-    "find_page",
-    "find_rows",
-    "find_runs",
-    "has_value",
-    "load_values",
-    "load_writes",
+    "bound",
+    "checked",
+    "checkpoint_fields",
+    "checkpoints",
+    "chunks",
+    "damaged",
+    "digest_of",
+    "next_number",
     "save_checkpoint",
+    "save_copies",
     "save_values",
     "save_writes",
-    "sweep_values",
+    "stored_digests",
+    "values",
+    "writes",
 ]
 
 T = TypeVar("T")
 
 CHAIN_MAX = 200
 """Values that may follow a full copy as differences: bounds what one read costs, and what one damaged row takes."""
+BY_CONTENT = ""
+"""The channel of values that are named by their content. Others are from the first version of this store: their name
+is a channel and its version, and so is that of what they are differences to."""
 _CHUNK = 500
 """Rows or parameters in one statement."""
+_COMPRESSED_MIN = 1_024
+"""Bytes from which on a body is compressed, where that makes it smaller."""
+_LEVEL = 1
+REFERENCE = "ref:"
+"""Before the kind of a write whose body is the name of the value that has its content."""
+_ZSTD = "zstd:"
+"""Before the kind of a row whose body is compressed."""
 
 # Ids are compared and sorted as the bytes they are, on every database and under every locale.
 _Id = Text().with_variant(Text(collation="C"), "postgresql")
+# SQLite keeps a table in the order of such a key, without an index beside it.
+_Number = BigInteger().with_variant(Integer, "sqlite")
 
-_NEXT_NUMBER = (
-    select(func.coalesce(func.max(column("number")), 0) + 1).select_from(text("saved_checkpoints")).scalar_subquery()
-)
+_highest: ColumnElement[int] = func.coalesce(func.max(column("number")), literal_column("0"))
+next_number = select(_highest + literal_column("1")).select_from(text("saved_checkpoints")).scalar_subquery()
+"""The number of the checkpoint that is saved next."""
 
+# Rows stand in the table in the order in which they were saved; both keys grow with it, whatever their thread.
 checkpoints = Table(
     "saved_checkpoints",
     metadata,
-    Column("thread_id", _Id, primary_key=True),
-    Column("ns", _Id, primary_key=True),
-    Column("checkpoint_id", _Id, primary_key=True),
+    Column("thread_id", _Id, nullable=False),
+    Column("ns", _Id, nullable=False),
+    Column("checkpoint_id", _Id, nullable=False),
     Column("parent_id", _Id),
     Column("run_id", _Id),
     Column("kind", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("checksum", BigInteger, nullable=False),
-    Column("number", BigInteger, nullable=False, default=_NEXT_NUMBER),  # the order in which they were saved
+    Column("number", _Number, primary_key=True, autoincrement=False, default=next_number),
+    UniqueConstraint("checkpoint_id", "thread_id", "ns"),
 )
-# In turn: the newest of a namespace and its pages; the next number and the pages of all; a checkpoint by its id alone.
-Index("saved_checkpoints_of_thread", *(checkpoints.c[name] for name in ("thread_id", "ns", "number", "checkpoint_id")))
-Index("saved_checkpoints_by_number", checkpoints.c.number)
-Index("saved_checkpoints_by_id", checkpoints.c.checkpoint_id)
-_FIELDS = tuple(column for column in checkpoints.c if column.name != "number")
-_LAST_FIRST = (checkpoints.c.number.desc(), checkpoints.c.checkpoint_id.desc())
+Index("saved_checkpoints_of_thread", checkpoints.c.thread_id, checkpoints.c.ns, checkpoints.c.number)
+checkpoint_fields = tuple(column for column in checkpoints.c if column.name != "number")
 values = Table(
     "saved_values",
     metadata,
@@ -110,6 +125,7 @@ values = Table(
     Column("kind", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("checksum", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 writes = Table(
     "saved_writes",
@@ -124,7 +140,11 @@ writes = Table(
     Column("kind", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("checksum", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
+for _table in (checkpoints, values, writes):  # Postgres would try in vain to compress what is compressed
+    _ddl = DDL("ALTER TABLE %(table)s ALTER COLUMN body SET STORAGE EXTERNAL")  # type: ignore[no-untyped-call]
+    event.listen(_table, "after_create", _ddl.execute_if(dialect="postgresql"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +162,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class ValueRow:
-    """A channel's value at one version. With `base`, `body` is a patch of that version, `depth` patches from a copy."""
+    """A value under its name. With `base`, `body` is a patch of that one, `depth` patches away from a whole copy."""
 
     thread_id: str
     ns: str
@@ -173,25 +193,26 @@ class WriteRow:
         """The order in which LangGraph applies the outputs of one step."""
         return (self.task_path, self.task_id, self.idx)
 
+    @property
+    def digest(self) -> str | None:
+        """The name of the value that has the content; None where the row has it."""
+        return self.body.decode() if self.kind.startswith(REFERENCE) else None
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which checkpoints to list, last saved first: those that fit every given field, `size` of them, after `after`.
-
-    `before`: saved before the one with this id, or, where there is none, with a smaller id. `after`: (number,
-    checkpoint id, thread id, namespace) of the last one already seen.
-    """
-
-    thread_id: str | None = None
-    ns: str | None = None
-    checkpoint_id: str | None = None
-    before: str | None = None
-    after: tuple[int, str, str, str] | None = None
-    size: int = 50
+    def holding(self, body: bytes) -> Self:
+        """The same write with the content that it refers to."""
+        return replace(self, kind=self.kind.removeprefix(REFERENCE), body=body)
 
 
-_Record = CheckpointRow | ValueRow | WriteRow
+_Row: TypeAlias = CheckpointRow | ValueRow | WriteRow
 _R = TypeVar("_R", CheckpointRow, ValueRow, WriteRow)
+
+
+class _Statement(NamedTuple):
+    """A statement's text, the names of its parameters in order, and whether the driver takes them so or by name."""
+
+    sql: str
+    names: tuple[str, ...]
+    positional: bool
 
 
 # Saving.
@@ -199,342 +220,178 @@ _R = TypeVar("_R", CheckpointRow, ValueRow, WriteRow)
 
 def save_checkpoint(connection: Connection, row: CheckpointRow) -> None:
     """Insert the checkpoint as the newest, or replace the one with the same id, which keeps its place in the order."""
-    connection.execute(_inserts(connection.dialect.name)["checkpoint"], _sealed(row))
+    _insert(connection, "checkpoint", [_sealed(row)])
 
 
-def save_values(connection: Connection, rows: Sequence[ValueRow]) -> None:
-    """Insert the values. A version that is there already stays: later ones may be differences to it."""
-    if rows:
-        connection.execute(_inserts(connection.dialect.name)["value"], [_sealed(row) for row in rows])
+def save_values(connection: Connection, rows: Iterable[ValueRow]) -> None:
+    """Insert the values. A whole one replaces what has its name; a difference does not: its base might need that."""
+    whole: list[tuple[Any, ...]] = []
+    differences: list[tuple[Any, ...]] = []
+    for row in rows:
+        (whole if row.base is None else differences).append(_sealed(row))
+    _insert(connection, "whole value", whole)
+    _insert(connection, "value", differences)
 
 
-def save_writes(connection: Connection, rows: Sequence[WriteRow]) -> None:
+def save_writes(connection: Connection, rows: Iterable[WriteRow]) -> None:
     """Insert the writes. One that is there already stays, but a special one (`idx` below 0) is replaced."""
-    inserts = _inserts(connection.dialect.name)
-    for name, part in (
-        ("write", [row for row in rows if row.idx >= 0]),
-        ("special", [row for row in rows if row.idx < 0]),
-    ):
-        if part:
-            connection.execute(inserts[name], [_sealed(row) for row in part])
+    usual: list[tuple[Any, ...]] = []
+    special: list[tuple[Any, ...]] = []
+    for row in rows:
+        (usual if row.idx >= 0 else special).append(_sealed(row))
+    _insert(connection, "write", usual)
+    _insert(connection, "special write", special)
 
 
-def has_value(connection: Connection, thread_id: str, ns: str, channel: str, version: str) -> bool:
-    """Whether this version is stored."""
-    key = {"thread_id": thread_id, "ns": ns, "channel": channel, "version": version}
-    return connection.execute(_HAS_VALUE, key).first() is not None
+def save_copies(connection: Connection, rows: Sequence[_R], number: int = 0) -> None:
+    """Insert rows of one kind, checkpoints with numbers from this one on. One that is there already stays as it is."""
+    numbered = isinstance(rows[0], CheckpointRow)
+    copies = [_sealed(row) + ((number + at,) if numbered else ()) for at, row in enumerate(rows)]
+    _insert(connection, _COPIES[type(rows[0])], copies)
 
 
-# Loading.
-
-
-def find_checkpoint(connection: Connection, thread_id: str, ns: str, checkpoint_id: str | None) -> CheckpointRow | None:
-    """The checkpoint with this id, or the last saved; None where there is none."""
-    statement = _NEWEST if checkpoint_id is None else _BY_ID
-    key = {"thread_id": thread_id, "ns": ns, "checkpoint_id": checkpoint_id}
-    row = connection.execute(statement, key).first()
-    return None if row is None else _checked(CheckpointRow, row)
-
-
-def find_page(connection: Connection, page: Page) -> tuple[list[CheckpointRow], Page | None]:
-    """The checkpoints of one page, last saved first, and the page that follows, if any."""
-    key = checkpoints.c
-    order = (key.number, key.checkpoint_id, key.thread_id, key.ns)
-    place = _given(thread_id=page.thread_id, ns=page.ns)
-    conditions = [*place, *_given(checkpoint_id=page.checkpoint_id)]
-    if page.before is not None and page.after is None:
-        number = _number(connection, page.before, place)
-        if number is not None:  # no text sorts below an empty one, so what follows has a smaller number
-            page = replace(page, before=None, after=(number, "", "", ""))
-    if page.before is not None:
-        conditions.append(key.checkpoint_id < page.before)
-    if page.after is not None:
-        conditions.append(tuple_(*order) < tuple_(*(literal(part) for part in page.after)))
-    # Keys are sorted in the index alone; only the rows of this page are then read whole.
-    keys = select(*order).where(*conditions).order_by(*(column.desc() for column in order)).limit(page.size).subquery()
-    same = and_(key.thread_id == keys.c.thread_id, key.ns == keys.c.ns, key.checkpoint_id == keys.c.checkpoint_id)
-    query = select(key.number, *_FIELDS).join_from(keys, checkpoints, same).order_by(*(each.desc() for each in order))
-    numbered = connection.execute(query).all()
-    rows = [_checked(CheckpointRow, row[1:]) for row in numbered]
-    if len(rows) < page.size:
-        return rows, None
-    return rows, replace(page, after=(numbered[-1][0], rows[-1].checkpoint_id, rows[-1].thread_id, rows[-1].ns))
-
-
-def find_rows(connection: Connection, thread_id: str, ns: str, checkpoint_ids: Collection[str]) -> list[CheckpointRow]:
-    """The checkpoints with these ids, in no order."""
-    query = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns"))
-    found: list[CheckpointRow] = []
-    for some in _chunks(checkpoint_ids):
-        rows = connection.execute(
-            query.where(checkpoints.c.checkpoint_id.in_(some)), {"thread_id": thread_id, "ns": ns}
-        )
-        found += [_checked(CheckpointRow, row) for row in rows]
+def stored_digests(connection: Connection, thread_id: str, ns: str, digests: Collection[str]) -> set[str]:
+    """Which of these contents are stored."""
+    found: set[str] = set()
+    for some in chunks(digests):
+        count = 1 << (len(some) - 1).bit_length()  # a statement for each power of two will do
+        padding = some[-1:] * (count - len(some))
+        rows = _run(connection, _lookup(connection.dialect, count), [(thread_id, ns, BY_CONTENT, *some, *padding)])
+        found.update(row[0] for row in rows)
     return found
 
 
-def find_ids(connection: Connection, thread_id: str, ns: str, before: str | None = None) -> list[str]:
-    """All checkpoint ids of a namespace, last saved first; `before` is that of a page. Damaged rows are named too."""
-    key = checkpoints.c
-    place = _given(thread_id=thread_id, ns=ns)
-    query = select(key.checkpoint_id).where(*place)
-    if before is not None:
-        number = _number(connection, before, place)
-        query = query.where(key.checkpoint_id < before if number is None else key.number < number)
-    return list(connection.execute(query.order_by(*_LAST_FIRST)).scalars())
-
-
-def _given(**fields: str | None) -> list[ColumnElement[bool]]:
-    return [checkpoints.c[name] == value for name, value in fields.items() if value is not None]
-
-
-def _number(connection: Connection, checkpoint_id: str, place: Collection[ColumnElement[bool]]) -> int | None:
-    """The number of the checkpoint with this id; of several threads that have one, as copies do, the first saved."""
-    query = select(func.min(checkpoints.c.number)).where(checkpoints.c.checkpoint_id == checkpoint_id, *place)
-    number: int | None = connection.execute(query).scalar()
-    return number
-
-
-def find_namespaces(connection: Connection, thread_id: str) -> list[str]:
-    """The namespaces of a thread: its own ("") and those of its subgraphs."""
-    query = select(checkpoints.c.ns).where(checkpoints.c.thread_id == thread_id).distinct()
-    return list(connection.execute(query).scalars())
-
-
-def find_runs(connection: Connection, run_ids: Collection[str]) -> dict[tuple[str, str], set[str]]:
-    """Which checkpoints these runs made: (thread id, namespace) -> checkpoint ids."""
-    key = checkpoints.c
-    found: dict[tuple[str, str], set[str]] = {}
-    for some in _chunks(run_ids):
-        query = select(key.thread_id, key.ns, key.checkpoint_id).where(key.run_id.in_(some))
-        for thread_id, ns, checkpoint_id in connection.execute(query):
-            found.setdefault((thread_id, ns), set()).add(checkpoint_id)
-    return found
-
-
-def find_ancestors(connection: Connection, row: CheckpointRow, count: int) -> list[CheckpointRow]:
-    """The parent, its parent and so on, nearest first, at most `count`."""
-    if row.parent_id is None:
-        return []
-    key = checkpoints.c
-    mine = (key.thread_id == row.thread_id, key.ns == row.ns)
-    chain = (
-        select(key.checkpoint_id, key.parent_id, literal(1).label("distance"))
-        .where(*mine, key.checkpoint_id == row.parent_id)
-        .cte("chain", recursive=True)
-    )
-    chain = chain.union_all(
-        select(key.checkpoint_id, key.parent_id, chain.c.distance + 1).where(
-            *mine, key.checkpoint_id == chain.c.parent_id, chain.c.distance < count
-        )
-    )
-    rows = (
-        select(*_FIELDS)
-        .join_from(chain, checkpoints, and_(*mine, key.checkpoint_id == chain.c.checkpoint_id))
-        .order_by(chain.c.distance)
-    )
-    return [_checked(CheckpointRow, row) for row in connection.execute(rows)]
-
-
-def load_values(
-    connection: Connection, thread_id: str, ns: str, wanted: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[str, bytes]]:
-    """The serializer's kind and bytes of each wanted (channel, version) that is stored, differences resolved.
-
-    Raises:
-        CheckpointDamaged: a row, or one that it is a difference to, is missing or not what was written.
-    """
-    rows: dict[tuple[str, str], ValueRow] = {}
-    for some in _chunks(wanted):
-        for row in connection.execute(_VALUES_WITH_BASES, {"thread_id": thread_id, "ns": ns, "wanted": some}):
-            value = _checked(ValueRow, row)
-            rows[value.channel, value.version] = value
-    whole: dict[tuple[str, str], bytes] = {}
-    stored = sorted((rows[key].depth, key) for key in wanted if key in rows)  # what others build on comes first
-    return {key: (rows[key].kind, _resolved(rows, whole, key)) for _, key in stored}
-
-
-def load_writes(
-    connection: Connection, thread_id: str, ns: str, checkpoint_ids: Collection[str], channels: Collection[str] = ()
-) -> dict[str, list[WriteRow]]:
-    """The writes of these checkpoints (of these channels only, where some are given) in LangGraph's order."""
-    found: dict[str, list[WriteRow]] = {each: [] for each in checkpoint_ids}
-    for some in _chunks(checkpoint_ids):
-        query = select(writes).where(
-            writes.c.thread_id == thread_id, writes.c.ns == ns, writes.c.checkpoint_id.in_(some)
-        )
-        if channels:
-            query = query.where(writes.c.channel.in_(list(channels)))
-        for row in connection.execute(query):
-            write = _checked(WriteRow, row)
-            found[write.checkpoint_id].append(write)
-    for each in found.values():
-        each.sort(key=lambda write: write.order)
-    return found
-
-
-def _resolved(
-    rows: dict[tuple[str, str], ValueRow], whole: dict[tuple[str, str], bytes], key: tuple[str, str]
-) -> bytes:
-    """Follow the chain down to bytes that are whole, then patch them; `whole` keeps what was resolved for the next."""
-    chain: list[ValueRow] = []
-    link = key
-    while link not in whole:
-        if link not in rows or len(chain) > CHAIN_MAX:
-            raise _damaged(chain[-1], f"version {link[1]!r}, which it is a difference to, is missing")
-        row = rows[link]
-        if row.base is None:
-            whole[link] = row.body
-        else:
-            chain.append(row)
-            link = (row.channel, row.base)
-    if chain:
-        try:
-            whole[key] = apply_patches(whole[link], [row.body for row in reversed(chain)])
-        except ValueError as error:
-            raise _damaged(chain[0], str(error)) from error
-    return whole[key]
-
-
-# Deleting and copying.
-
-
-def delete_thread(connection: Connection, thread_id: str) -> None:
-    """Delete all that is stored of the thread."""
-    for table in (checkpoints, values, writes):
-        connection.execute(delete(table).where(table.c.thread_id == thread_id))
-
-
-def delete_checkpoints(connection: Connection, thread_id: str, ns: str, checkpoint_ids: Collection[str]) -> None:
-    """Delete these checkpoints and their writes; their values stay until they are swept."""
-    for some in _chunks(checkpoint_ids):
-        for table in (checkpoints, writes):
-            mine = (table.c.thread_id == thread_id, table.c.ns == ns, table.c.checkpoint_id.in_(some))
-            connection.execute(delete(table).where(*mine))
-
-
-def sweep_values(connection: Connection, thread_id: str, ns: str, used: Collection[tuple[str, str]]) -> None:
-    """Delete every value that is not used, nor the base of one that is."""
-    mine = (values.c.thread_id == thread_id, values.c.ns == ns)
-    query = select(values.c.channel, values.c.version, values.c.base).where(*mine)
-    bases = {(channel, version): base for channel, version, base in connection.execute(query)}
-    kept: set[tuple[str, str]] = set()
-    for channel, version in used:
-        link: str | None = version
-        while link is not None and (channel, link) not in kept:
-            kept.add((channel, link))
-            link = bases.get((channel, link))
-    for some in _chunks(bases.keys() - kept):
-        connection.execute(delete(values).where(*mine, tuple_(values.c.channel, values.c.version).in_(some)))
-
-
-def copy_thread(connection: Connection, source: str, target: str) -> None:
-    """Copy every row of one thread to another. Each is checked on the way; one that the target has already stays.
-
-    The copies are saved now: they are the newest of the target, in the order that they have in the source.
-    """
-    inserts = _inserts(connection.dialect.name)
-    numbers = count(connection.execute(select(_NEXT_NUMBER)).scalar_one())
-    key = checkpoints.c
-    query = select(*_FIELDS).where(key.thread_id == source).order_by(key.number, key.checkpoint_id)
-    for copies in _copies(connection.execute(query), CheckpointRow, target):
-        connection.execute(inserts["copied_checkpoint"], [{**copy, "number": next(numbers)} for copy in copies])
-    query = select(values).where(values.c.thread_id == source)
-    for copies in _copies(connection.execute(query), ValueRow, target):
-        connection.execute(inserts["value"], copies)
-    query = select(writes).where(writes.c.thread_id == source)
-    for copies in _copies(connection.execute(query), WriteRow, target):
-        connection.execute(inserts["write"], copies)
-
-
-def _copies(rows: Iterable[Sequence[Any]], kind: type[_R], target: str) -> Iterator[list[dict[str, Any]]]:
-    for some in _chunks(rows):
-        yield [_sealed(replace(_checked(kind, row), thread_id=target)) for row in some]
-
-
-def _chunks(items: Iterable[T]) -> Iterator[list[T]]:
+def chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in lists that one statement can take."""
     rest = iter(items)
     while some := list(islice(rest, _CHUNK)):
         yield some
 
 
-# Checksums.
+# Names, compression and checksums.
 
 
-def _checksum(fields: tuple[Any, ...]) -> int:
-    """Of the whole row: a body that was moved to another key is as wrong as one that was changed."""
-    *names, body = fields
-    return zlib.crc32(body, zlib.crc32(repr(names).encode(errors="surrogatepass")))
+def digest_of(kind: str, body: bytes) -> str:
+    """What a content is called. No two have the same name, not even if somebody wished it."""
+    digest = sha256(kind.encode() + b"\0")
+    digest.update(body)
+    return digest.hexdigest()[:32]
 
 
-def _sealed(row: _Record) -> dict[str, Any]:
-    fields = _fields(row)
-    return dict(zip((*row.__slots__, "checksum"), (*fields, _checksum(fields)), strict=True))
+class _Zstd(threading.local):
+    """A compressor of each thread, which must not share one, and which makes the first one dear."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=_LEVEL).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
 
 
-def _fields(row: _Record) -> tuple[Any, ...]:
-    return tuple(getattr(row, name) for name in row.__slots__)
+_zstd = _Zstd()
 
 
-def _checked(kind: type[_R], row: Sequence[Any]) -> _R:
+def _sealed(row: _Row) -> tuple[Any, ...]:
+    """The row as it is stored: compressed, where that helps, and with the checksum of what is stored."""
+    fields = list(_FIELDS[type(row)](row))
+    if len(row.body) >= _COMPRESSED_MIN:
+        short = _zstd.compress(row.body)
+        if len(short) < len(row.body):
+            fields[-2:] = (_ZSTD + row.kind, short)
+    return (*fields, _checksum(fields))
+
+
+def checked(kind: type[_R], row: Iterable[Any]) -> _R:
+    """The row that was stored; raises CheckpointDamaged if this is not what was."""
     fields: list[Any]
     *fields, checksum = row
-    if fields[-1] is not None:
-        fields[-1] = bytes(fields[-1])
     record = kind(*fields)
-    if _checksum(tuple(fields)) != checksum:
-        raise _damaged(record, "its checksum is not that of its content")
-    return record
+    if type(record.body) is not bytes or _checksum(fields) != checksum:
+        raise damaged(record, "its checksum is not that of its content")
+    if not record.kind.startswith(_ZSTD):
+        return record
+    try:
+        return replace(record, kind=record.kind.removeprefix(_ZSTD), body=_zstd.decompress(record.body))
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise damaged(record, f"it cannot be decompressed ({error})") from error
 
 
-def _damaged(row: _Record, why: str) -> CheckpointDamaged:
+def _checksum(fields: Sequence[Any]) -> int:
+    """Of the whole row: a body that was moved to another key is as wrong as one that was changed."""
+    return zlib.crc32(fields[-1], zlib.crc32(repr(fields[:-1]).encode(errors="surrogatepass")))
+
+
+def damaged(row: _Row, why: str) -> CheckpointDamaged:
+    """The error that names a row."""
     name = ", ".join(f"{field} {value!r}" for field, value in zip(row.__slots__, astuple(row)[:4], strict=False))
     return CheckpointDamaged(f"a stored {_NOUNS[type(row)]} is damaged ({name}): {why}; it was not used")
 
 
+_FIELDS: dict[type, Any] = {kind: attrgetter(*kind.__slots__) for kind in (CheckpointRow, ValueRow, WriteRow)}
 _NOUNS: dict[type, str] = {CheckpointRow: "checkpoint", ValueRow: "value", WriteRow: "write"}
 
 
-# Statements that every run uses are built once.
+# Statements, in the words of one database. They are made once: to make one takes longer than to run it.
 
 
-def _bound(table: Table, *names: str) -> list[ColumnElement[bool]]:
+def bound(table: Table, *names: str) -> list[ColumnElement[bool]]:
+    """Conditions on these columns, with parameters of their names."""
     return [table.c[name] == bindparam(name) for name in names]
 
 
-@cache
-def _inserts(dialect: str) -> dict[str, Any]:
-    """The inserts of one database's dialect, by name; a dialect that is not used is not imported either."""
-    insert: Any = importlib.import_module(f"sqlalchemy.dialects.{dialect}").insert
-
-    def replacing(table: Table) -> Any:
-        statement = insert(table)
-        kept = {checkpoints.c.number, *table.primary_key}
-        new = {column.name: statement.excluded[column.name] for column in table.c if column not in kept}
-        return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=new)
-
-    return {
-        "checkpoint": replacing(checkpoints),
-        "copied_checkpoint": insert(checkpoints).on_conflict_do_nothing(),
-        "value": insert(values).on_conflict_do_nothing(),
-        "write": insert(writes).on_conflict_do_nothing(),
-        "special": replacing(writes),
-    }
+def _insert(connection: Connection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    if rows:
+        _run(connection, _inserting(connection.dialect, name), rows)
 
 
-def _with_bases() -> Any:
-    """The wanted values and all that they are differences to; keys first, so that no body is carried along."""
-    key = values.c
-    mine = _bound(values, "thread_id", "ns")
-    wanted = tuple_(key.channel, key.version).in_(bindparam("wanted", expanding=True))
-    chain = select(key.channel, key.version, key.base).where(*mine, wanted).cte("chain", recursive=True)
-    bases = (key.channel == chain.c.channel, key.version == chain.c.base)
-    chain = chain.union(select(key.channel, key.version, key.base).where(*mine, *bases))
-    same = and_(*mine, key.channel == chain.c.channel, key.version == chain.c.version)
-    return select(values).join_from(chain, values, same)
+def _run(connection: Connection, statement: _Statement, rows: Sequence[tuple[Any, ...]]) -> Iterable[Any]:
+    """Run a statement once for each row of parameters.
+
+    SQLite's driver is called by itself: what SQLAlchemy does around it takes twice as long as the statement.
+    """
+    if statement.positional:
+        raw: Any = connection.connection.driver_connection
+        done: Iterable[Any] = (
+            raw.execute(statement.sql, rows[0]) if len(rows) == 1 else raw.executemany(statement.sql, rows)
+        )
+        return done
+    named = [dict(zip(statement.names, row, strict=True)) for row in rows]
+    return connection.exec_driver_sql(statement.sql, named[0] if len(rows) == 1 else named)
 
 
-_BY_ID = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns", "checkpoint_id"))
-_NEWEST = select(*_FIELDS).where(*_bound(checkpoints, "thread_id", "ns")).order_by(*_LAST_FIRST).limit(1)
-_HAS_VALUE = select(literal(1)).where(*_bound(values, "thread_id", "ns", "channel", "version"))
-_VALUES_WITH_BASES = _with_bases()
+def _prepared(dialect: Dialect, statement: Any, names: Sequence[str], columns: Sequence[str] | None) -> _Statement:
+    compiled = statement.compile(dialect=dialect, column_keys=columns)
+    return _Statement(str(compiled), tuple(names), compiled.positiontup is not None)
+
+
+@lru_cache(maxsize=64)
+def _inserting(dialect: Dialect, name: str) -> _Statement:
+    """An insert of rows with a checksum; a dialect that is not used is not imported either."""
+    table, key = _INSERTS[name]
+    insert: Any = importlib.import_module(f"sqlalchemy.dialects.{dialect.name}").insert(table)
+    columns = [column.name for column in table.c if name == "copied checkpoint" or column is not checkpoints.c.number]
+    if key:
+        new = {column: insert.excluded[column] for column in columns if column not in key}
+        insert = insert.on_conflict_do_update(index_elements=list(key), set_=new)
+    else:
+        insert = insert.on_conflict_do_nothing()
+    return _prepared(dialect, insert, columns, columns)
+
+
+_INSERTS: dict[str, tuple[Table, tuple[str, ...]]] = {
+    "checkpoint": (checkpoints, ("thread_id", "ns", "checkpoint_id")),
+    "copied checkpoint": (checkpoints, ()),
+    "value": (values, ()),
+    "whole value": (values, tuple(values.primary_key.columns.keys())),
+    "write": (writes, ()),
+    "special write": (writes, tuple(writes.primary_key.columns.keys())),
+}
+"""Each insert: its table, and the key of the row that it replaces; without one, what is there stays."""
+_COPIES: dict[type, str] = {CheckpointRow: "copied checkpoint", ValueRow: "value", WriteRow: "write"}
+
+
+@lru_cache(maxsize=64)
+def _lookup(dialect: Dialect, count: int) -> _Statement:
+    """Which of so many contents of a place are stored."""
+    names = ["thread_id", "ns", "channel", *(f"digest_{at}" for at in range(count))]
+    digests: list[Any] = [bindparam(name) for name in names[3:]]
+    query = select(values.c.version).where(*bound(values, *names[:3]), values.c.version.in_(digests))
+    return _prepared(dialect, query, names, None)

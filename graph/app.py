@@ -3,25 +3,32 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agents.clock import Clock, SystemClock
-from agents.domain import MarketView
+from agents.domain import MarketView, TradingState
 from agents.errors import ConfigError
 from agents.policy import RulePolicy
 from agents.research import Member
 from checkpoints.database import Database
 from checkpoints.events import Entry, Timeline
+from checkpoints.halt_file import HaltFile
+from checkpoints.leases import Leases
 from checkpoints.ledger import OrderLedger
 from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver
+from checkpoints.trading_state import TradingSwitch
 from graph.broker import PaperBroker
 from graph.config import Settings
 from graph.desk import OrderDesk
 from graph.feed import Feed
+from graph.kill_switch import KillSwitch, Swept
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
+from graph.recovery import LEDGER, Books, Home, data_of, lost_runs, open_home, story, warn
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
 from graph.state import BROKER, NODES
 from graph.swarm import is_finding_of, stand_in, swarm
@@ -42,7 +49,7 @@ class Compiled:
 
 @dataclass(slots=True)
 class App:
-    """Everything that runs share: databases, ledger, broker, guards."""
+    """Everything that runs share: databases, ledger, broker, guards. `swept`: what was cancelled at the start."""
 
     settings: Settings
     clock: Clock
@@ -51,12 +58,17 @@ class App:
     ledger: OrderLedger
     timeline: Timeline
     manager: CheckpointManager
+    leases: Leases
     broker: PaperBroker
+    home: Home
+    switch: TradingSwitch
     recorder: Recorder
     log: FailureLog
     faults: FaultPlan | None
     metrics: Metrics = field(default_factory=Metrics)
     guards: dict[str, Guard] = field(default_factory=dict)
+    warned: bool = False
+    swept: Swept = field(default_factory=Swept)
 
     @classmethod
     def open(
@@ -70,39 +82,79 @@ class App:
     ) -> "App":
         """Open the home folder's databases and wire the application; `open_app` does so and closes it again.
 
+        Whoever does not use `open_app` awaits `recover` before the first order.
+
         `inline` keeps the databases off threads of their own: for simulations, whose clock cannot see those.
 
         Raises:
             StorageError: the home folder or a database in it cannot be used.
         """
         clock = clock or SystemClock()
-        database = Database.open(settings.folder / "holdfast.db", inline=inline)
-        try:
-            broker = PaperBroker.open(settings.folder / "broker.db", inline=inline)
-        except BaseException:
-            database.close()
-            raise
-        saver, timeline = SqlSaver(database), Timeline(database)
+        home = open_home(settings.folder, clock, address=settings.address, inline=inline)
+        database = home.database
+        leases = Leases(database, settings.folder / "owners", clock)
+        saver, timeline = SqlSaver(database, fence=leases.check), Timeline(database)
         log = FailureLog(settings.folder / "failures.log")
+        recorder = Recorder(timeline, clock, _each(log, watcher))
+        switch = TradingSwitch(database, HaltFile(settings.folder), partial(_alert, recorder))
         return cls(
             settings=settings,
             clock=clock,
             database=database,
             saver=saver,
-            ledger=OrderLedger(database),
+            ledger=OrderLedger(database, leases.check, switch.now),
             timeline=timeline,
-            manager=CheckpointManager(database, saver, settings.folder, clock),
-            broker=broker,
-            recorder=Recorder(timeline, clock, _each(log, watcher)),
+            manager=CheckpointManager(database, saver, leases, settings.folder, clock),
+            leases=leases,
+            broker=home.broker,
+            home=home,
+            switch=switch,
+            recorder=recorder,
             log=log,
             faults=faults,
         )
 
     def close(self) -> None:
-        """Close both databases, after what waits is written."""
+        """Close both databases, after what waits is written, and back them up where that is due."""
         self.broker.database.close()
         self.database.close()
+        self.leases.close()
+        self.back_up(ending=True)
+        self.home.close()
         self.log.close()
+
+    async def recover(self) -> None:
+        """Compare the ledger with the broker's books; what had to be mended is told in one line, and in the log."""
+        kill = self.kill_switch()
+        await kill.heed()
+        found, now = await self.books().reconcile()
+        if now.state is not TradingState.ACTIVE:  # whoever stopped trading may have been killed before this
+            self.swept = await kill.sweep(now.state)
+        losses, gone = self.home.losses, tuple[str, ...]()
+        if any(loss.name == LEDGER for loss in losses):
+            gone = lost_runs(self.settings.folder, {run.run_id for run in await self.manager.runs()})
+        for kind, detail in data_of(losses, gone, found, now):
+            self.recorder.note("", kind, **detail)
+        if line := story(losses, gone, found, now):
+            warn(line)
+
+    def back_up(self, *, ending: bool = False) -> None:
+        """Back up each file of which a backup is due; a long process calls this now and then, in a thread.
+
+        One that cannot be made is told once and logged: trading goes on, and the older ones stay.
+        """
+        for error in self.home.back_up(ending=ending):
+            self.recorder.note("", "BackupFailed", error=str(error))
+            if not self.warned:
+                warn(f"{error}; trading goes on without")
+            self.warned = True
+
+    def books(self) -> Books:
+        """The ledger and the broker's books, for comparing them."""
+        books = Books(self.ledger, self.broker, self.switch, self.clock, self.settings.cash)
+        if isinstance(self.settings.address, Path):
+            return books
+        return replace(books, ours=lambda run_id: (self.settings.folder / "runs" / run_id).is_dir())
 
     def guard(self, name: str, **parts: Any) -> Guard:
         """The one guard of this name: its breaker is shared by all runs of this process."""
@@ -158,9 +210,18 @@ class App:
         others = [stand_in(name, path) for path in settings.fallbacks.get(name, ())]
         return self.guard(name, accept=is_finding_of(name), fallbacks=others)
 
-    def desk(self, settings: Settings) -> OrderDesk:
-        """The desk with a run's own limits; the broker's guard never retries, since a retry could order twice."""
-        return OrderDesk(self.ledger, self.broker, settings.risk, self.guard(BROKER, retry=None))
+    def desk(self, settings: Settings, *, judged: bool = True) -> OrderDesk:
+        """The desk with a run's own limits; the broker's guard never retries, since a retry could order twice.
+
+        What is not `judged` trips no kill switch.
+        """
+        kill = self.kill_switch() if judged else None
+        return OrderDesk(self.ledger, self.broker, settings.risk, self.guard(BROKER, retry=None), kill)
+
+    def kill_switch(self) -> KillSwitch:
+        """The kill switch. A broker whose breaker is open may still cancel."""
+        guard = self.guard("cancel", breaker=None)
+        return KillSwitch(self.switch, self.ledger, self.broker, guard, self.clock, partial(_alert, self.recorder))
 
     def _check_names(self, members: Sequence[Member], settings: Settings) -> None:
         known = {*NODES, BROKER, *(member.name for member in members)}
@@ -193,9 +254,25 @@ async def open_app(
     app = await asyncio.to_thread(App.open, settings, faults=faults, watcher=watcher, clock=clock, inline=inline)
     try:
         await app.ledger.open_account(SHARED_ACCOUNT, settings.cash)
+        await app.recover()
         yield app
     finally:
-        app.close()
+        await asyncio.to_thread(app.close)
+
+
+_ALERTS = {
+    "AuditFailed": "trading is {state}, and the audit log could not be written ({error})",
+    "HaltFileFailed": "{error}",
+    "TripFailed": "the kill switch was tripped, and the database could not be written ({error})",
+    "CancelFailed": "an order may still rest at the broker ({error})",
+}
+
+
+def _alert(recorder: Recorder, kind: str, detail: Mapping[str, Any]) -> None:
+    """To the log; and to whoever is watching, where something did not go as it should."""
+    recorder.note("", kind, **detail)
+    if kind in _ALERTS:
+        warn(_ALERTS[kind].format(**detail))
 
 
 def _is_update(answer: Any) -> bool:

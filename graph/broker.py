@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, func, insert, select
 
-from agents.domain import Fill, OrderIntent, OrderStatus
+from agents.domain import Fill, OrderIntent, OrderStatus, Side
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport
+from checkpoints.migrations import HISTORY
 
 __all__ = ["Broker", "PaperBroker"]
 
@@ -38,8 +39,23 @@ class Broker(Protocol):
         """What the broker knows of an order; None when it has never seen it."""
         ...
 
+    async def cancel(self, client_order_id: str) -> BrokerReport | None:
+        """Take an order out of the book, and give how it stands then; None when the broker has never seen it.
 
-_books = MetaData()
+        May be asked again and again. As it stands here it is for brokers at which nothing rests.
+        """
+        return await self.find(client_order_id)
+
+    async def executed(self) -> Mapping[str, tuple[str, Decimal]] | None:
+        """Symbol and signed quantity of all that was ever executed, by client order id; None when it cannot tell."""
+        ...
+
+    async def intent(self, client_order_id: str) -> OrderIntent | None:
+        """The order as it was sent, with whose it was; None when the broker has not kept all of that."""
+        ...
+
+
+_books = MetaData(info={HISTORY: ()})
 _paper_orders = Table(
     "paper_orders",
     _books,
@@ -56,7 +72,7 @@ _paper_orders = Table(
 
 
 @dataclass(frozen=True, slots=True)
-class PaperBroker:
+class PaperBroker(Broker):
     """Fills every order at once, at the price the decision saw, worse by `slippage_bps`, for a fee of `fee_bps`.
 
     Its answers are durable before they are given, and an id that it knows is answered from its books.
@@ -77,6 +93,20 @@ class PaperBroker:
 
     async def find(self, client_order_id: str) -> BrokerReport | None:
         return await self.database.aread(lambda connection: _known(connection, client_order_id))
+
+    async def executed(self) -> Mapping[str, tuple[str, Decimal]]:
+        def work(connection: Connection) -> dict[str, tuple[str, Decimal]]:
+            names = ("client_order_id", "symbol", "side", "quantity")
+            rows = connection.execute(select(*(_paper_orders.c[name] for name in names)))
+            return {
+                name: (symbol, Decimal(quantity) if side == Side.BUY else -Decimal(quantity))
+                for name, symbol, side, quantity in rows
+            }
+
+        return await self.database.aread(work)
+
+    async def intent(self, client_order_id: str) -> OrderIntent | None:
+        return await self.database.aread(lambda connection: _intent(connection, client_order_id))
 
     async def orders(self) -> list[Mapping[str, Any]]:
         """Every order ever executed here, oldest first."""
@@ -104,7 +134,7 @@ class PaperBroker:
                 price=str(price),
                 fee=str(fee),
                 time_ns=str(intent.reference_ns),
-                detail=json.dumps({"run_id": intent.run_id, "leg": intent.leg}),
+                detail=json.dumps(_detail(intent)),
             )
         )
         report = _known(connection, intent.intent_id)
@@ -117,6 +147,44 @@ class PaperBroker:
             best = min if intent.side.sign > 0 else max
             slipped = best(slipped, intent.limit_price)
         return slipped.quantize(Decimal("0.00000001")).normalize()
+
+
+def _detail(intent: OrderIntent) -> dict[str, Any]:
+    """What the columns lack of the order as it was sent."""
+    limit = None if intent.limit_price is None else str(intent.limit_price)
+    return {
+        "run_id": intent.run_id,
+        "leg": intent.leg,
+        "account": intent.account,
+        "decision": intent.decision,
+        "reference_price": str(intent.reference_price),
+        "limit_price": limit,
+    }
+
+
+def _intent(connection: Connection, client_order_id: str) -> OrderIntent | None:
+    """From the row; None for one of before these details were kept, or whose id does not follow from them."""
+    row = connection.execute(select(_paper_orders).where(_paper_orders.c.client_order_id == client_order_id)).first()
+    if row is None:
+        return None
+    try:
+        detail = json.loads(row.detail)
+        limit = detail["limit_price"]
+        intent = OrderIntent.derive(
+            run_id=detail["run_id"],
+            account=detail["account"],
+            symbol=row.symbol,
+            side=Side(row.side),
+            quantity=Decimal(row.quantity),
+            reference_price=Decimal(detail["reference_price"]),
+            reference_ns=int(row.time_ns),
+            decision=detail["decision"],
+            leg=detail["leg"],
+            limit_price=None if limit is None else Decimal(limit),
+        )
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return intent if intent.intent_id == client_order_id else None
 
 
 def _known(connection: Connection, client_order_id: str) -> BrokerReport | None:

@@ -5,25 +5,30 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agents.domain import check_symbol
-from agents.errors import CheckpointNotFound, ConfigError, HoldfastError, InputError
+from agents.domain import KillSwitchReason, TradingState, check_symbol
+from agents.errors import CheckpointNotFound, ConfigError, HoldfastError, InputError, LeaseLost
 from agents.research import DEFAULT_MEMBERS
-from agents.risk import check_calendar
-from checkpoints.runs import Run, RunStatus
+from agents.risk import Limit, check_calendar, explain_limits
+from checkpoints.halt_file import user_name
+from checkpoints.runs import RunStatus
+from graph import controls
 from graph.app import App, open_app
-from graph.config import Settings, load_settings
+from graph.config import Settings, limit_sources, load_settings, shaping_in
 from graph.feed import resolve_data
+from graph.housekeeping import Told, export_run, import_run, prune_runs, show_run
 from graph.progress import progress
 from graph.resilience import FaultPlan
-from graph.result import RunResult, one_line
+from graph.result import RunResult, one_line, run_json
 from graph.runner import Market, Runner
-from graph.summary import brief, print_checkpoints, print_line, print_result, print_runs, print_workflows
+from graph.summary import brief, print_checkpoints, print_limits, print_line, print_result, print_runs, print_workflows
 from graph.swarm import swarm
 from graph.telemetry import Watcher
 from graph.workflow import WORKFLOWS
@@ -37,7 +42,7 @@ _DEFAULT_SYMBOL = "SIM"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A parsed command line. `verb`: workflow, resume, runs, checkpoints or workflows; `subject` its argument."""
+    """A parsed command line. `verb`: a key of `_VERBS`; `subject` its argument."""
 
     verb: str
     subject: str = ""
@@ -51,6 +56,12 @@ class Command:
     flags: Mapping[str, Any] | None = None
     plain: bool = False
     json: bool = False
+    orders: bool = False
+    keep: str = ""
+    dry_run: bool = False
+    to: Path | None = None
+    flatten: bool = False
+    reducing: bool = False
 
 
 def execute(command: Command) -> int:
@@ -63,6 +74,8 @@ def execute(command: Command) -> int:
         ending = asyncio.run(_VERBS[command.verb](command))
     except (InputError, CheckpointNotFound) as error:
         return _complain(error, BAD_INPUT)
+    except LeaseLost as error:
+        return _complain(error, STOPPED)
     except HoldfastError as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
@@ -140,10 +153,22 @@ async def _workflow(command: Command) -> _Ending:
 
 async def _resume(command: Command) -> _Ending:
     settings = _settings(command)
+    return await _go_on(command, settings, lambda runner: runner.resume(command.subject))
+
+
+async def _fork(command: Command) -> _Ending:
+    settings = _settings(command)
+    changes = {} if command.config is None else shaping_in(command.config)
+    return await _go_on(
+        command, settings, lambda runner: runner.fork(command.subject, orders=command.orders, changes=changes)
+    )
+
+
+async def _go_on(command: Command, settings: Settings, work: Callable[[Runner], Awaitable[RunResult]]) -> _Ending:
     view = progress((), 1, plain=command.plain, silent=command.json)
 
     async def one(runner: Runner) -> list[_Digest]:
-        return [_digest(command, await runner.resume(command.subject), many=False)]
+        return [_digest(command, await work(runner), many=False)]
 
     with view as watcher:
         digests = await _driven(command, settings, watcher, one)
@@ -157,7 +182,10 @@ async def _driven(
     async with open_app(settings, faults=_faults(command), watcher=watcher) as app:
         runner = Runner(app)
         _stop_on_signal(runner, settings.home_flag)
-        digests: list[_Digest] = await work(runner)
+        async with _halted_by_signal(app):
+            digests: list[_Digest] = await work(runner)
+        for lost in runner.lost:
+            _complain(lost, STOPPED)
         return digests
 
 
@@ -197,22 +225,111 @@ def _stop_on_signal(runner: Runner, home: str) -> None:
         loop.add_signal_handler(number, stop)
 
 
+@asynccontextmanager
+async def _halted_by_signal(app: App) -> AsyncIterator[None]:
+    """SIGUSR1 halts trading at once; the runs go on, and their orders are denied.
+
+    It is blocked before and after: one that comes meanwhile waits, and does not end the process as it would by itself.
+    """
+    loop, kill = asyncio.get_running_loop(), app.kill_switch()
+    acts: set[asyncio.Task[None]] = set()
+
+    def halt() -> None:
+        who, why = user_name(os.getuid()), f"SIGUSR1 was sent to process {os.getpid()}"
+        app.switch.stop_here(kill.because(TradingState.HALTED, KillSwitchReason.SIGNAL, who, why))
+        _tell("trading is HALTED by SIGUSR1; no order goes until it is let by: python -m graph.run resume-trading")
+        acts.add(loop.create_task(kill.heed()))
+
+    loop.add_signal_handler(signal.SIGUSR1, halt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        await asyncio.gather(*acts)
+
+
 async def _runs(command: Command) -> _Ending:
     async with open_app(_settings(command)) as app:
-        runs = await app.manager.runs()
+        runs, trading = await app.manager.runs(), await app.switch.read()
     if command.json:
-        return _Ending(FINISHED, [lambda: _emit(_run_row(run) for run in runs)])
-    return _Ending(FINISHED, [lambda: print_runs(runs)])
+        return _Ending(FINISHED, [lambda: _emit(run_json(run) for run in runs)])
+    return _Ending(FINISHED, [lambda: print_runs(runs, trading)])
 
 
 async def _checkpoints(command: Command) -> _Ending:
     async with open_app(_settings(command)) as app:
         run = await app.manager.run(command.subject)
-        rows = await app.manager.checkpoints(run.run_id, _any_graph(app))
+        saved = await app.manager.checkpoints(run.run_id, _any_graph(app))
+    rows = [row for row in saved if not row.copied]
     if command.json:
         found = [{"id": row.checkpoint_id, "before": row.before, "saved_at": row.saved_at} for row in rows]
         return _Ending(FINISHED, [lambda: _emit(found)])
     return _Ending(FINISHED, [lambda: print_checkpoints(run, rows)])
+
+
+async def _activate(command: Command) -> _Ending:
+    if not command.subject.strip():
+        raise ConfigError("--activate needs a reason; nothing was changed; say why trading may go on")
+    return await _control(command)
+
+
+async def _control(command: Command) -> _Ending:
+    answer = await _CONTROLS[command.verb](command)
+    for line in answer.wrong:
+        _tell(f"{'warning' if answer.done else 'error'}: {one_line(line)}")
+    shows = [lambda: _emit(answer.data)] if command.json else [partial(print_line, line) for line in answer.lines]
+    return _Ending(FINISHED if answer.done else FAILED, shows)
+
+
+_CONTROLS: Mapping[str, Callable[[Command], Coroutine[Any, Any, controls.Answer]]] = {
+    "halt": lambda command: controls.halt(command.config, command.flags or {}, command.subject, close=command.flatten),
+    "reduce": lambda command: controls.reduce(_settings(command), command.subject),
+    "resume-trading": lambda command: controls.resume_trading(
+        _settings(command), command.subject, reducing=command.reducing
+    ),
+    "activate": lambda command: controls.resume_trading(_settings(command), command.subject),
+    "audit": lambda command: controls.list_audit(_settings(command)),
+    "audit-verify": lambda command: controls.verify_audit(_settings(command)),
+}
+
+
+async def _show(command: Command) -> _Ending:
+    return await _tell_of(command, lambda app: show_run(app, command.subject))
+
+
+async def _prune(command: Command) -> _Ending:
+    return await _tell_of(command, lambda app: prune_runs(app, command.keep, dry_run=command.dry_run))
+
+
+async def _export(command: Command) -> _Ending:
+    return await _tell_of(command, lambda app: export_run(app, command.subject, command.to or Path(command.subject)))
+
+
+async def _import(command: Command) -> _Ending:
+    return await _tell_of(command, lambda app: import_run(app, Path(command.subject)))
+
+
+async def _tell_of(command: Command, work: Callable[[App], Awaitable[Told]]) -> _Ending:
+    async with open_app(_settings(command)) as app:
+        told = await work(app)
+    if command.json:
+        return _Ending(FINISHED, [lambda: _emit([told.data])])
+    return _Ending(FINISHED, [partial(print_line, line) for line in told.lines])
+
+
+async def _limits(command: Command) -> _Ending:
+    limits = explain_limits(_settings(command).risk)
+    sources = limit_sources(command.config, **(command.flags or {}))
+    if command.json:
+        found = [_limit_row(each) | {"source": sources.get(each.name, "default")} for each in limits]
+        return _Ending(FINISHED, [lambda: _emit(found)])
+    return _Ending(FINISHED, [lambda: print_limits(limits, sources)])
+
+
+def _limit_row(limit: Limit) -> dict[str, Any]:
+    value = float(limit.value) if isinstance(limit.value, Decimal) else limit.value
+    return {"name": limit.name, "value": value, "unit": limit.unit, "meaning": limit.meaning}
 
 
 async def _workflows(command: Command) -> _Ending:
@@ -225,9 +342,17 @@ async def _workflows(command: Command) -> _Ending:
 _VERBS: Mapping[str, Callable[[Command], Coroutine[Any, Any, _Ending]]] = {
     "workflow": _workflow,
     "resume": _resume,
+    "fork": _fork,
+    "show": _show,
+    "prune": _prune,
+    "export": _export,
+    "import": _import,
     "runs": _runs,
     "checkpoints": _checkpoints,
     "workflows": _workflows,
+    "activate": _activate,
+    "limits": _limits,
+    **dict.fromkeys(("halt", "reduce", "resume-trading", "audit", "audit-verify"), _control),
 }
 
 
@@ -273,19 +398,6 @@ def _conclude(digests: Sequence[_Digest], wanted: int) -> _Ending:
     elif len(digests) < wanted or statuses - {RunStatus.FINISHED}:
         code = STOPPED
     return _Ending(code, [digest.show for digest in digests])
-
-
-def _run_row(run: Run) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "workflow": run.workflow,
-        "symbol": run.symbol,
-        "status": str(run.status),
-        "as_of_ns": run.as_of_ns,
-        "created_ns": run.created_ns,
-        "updated_ns": run.updated_ns,
-        "error": run.error or None,
-    }
 
 
 def _emit(objects: Iterable[Mapping[str, Any]]) -> None:

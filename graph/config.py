@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,8 +23,9 @@ from agents.errors import ConfigError
 from agents.quality import GateSettings
 from agents.risk import RiskLimits
 from agents.strategist import StrategySettings
+from checkpoints.engine import open_url, url_of
 
-__all__ = ["GuardPolicy", "Settings", "load_settings"]
+__all__ = ["GuardPolicy", "Settings", "limit_sources", "load_settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class GuardPolicy:
 class Settings(BaseSettings):
     """All settings with their defaults.
 
-    `home` holds databases and reports; `concurrency` runs at once; `cash` of a new paper account; `window` bars that
+    `home` holds databases and reports; `database` the URL of a Postgres database, which then takes the place of the
+    home's own SQLite file; `concurrency` runs at once; `cash` of a new paper account; `window` bars that
     a decision looks at; `calendar` trading hours, "auto" to tell by the data; `required` and `optional` the swarm's
     members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for it, in
     this order, when it cannot; `guards` by node, analyst or `broker`.
@@ -65,6 +68,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path("~/.holdfast")
+    database: SecretStr = SecretStr("")
     concurrency: int = Field(default=8, ge=1, le=1000)
     cash: Decimal = Field(default=Decimal(100_000), gt=0)
     window: int = Field(default=512, ge=100, le=100_000)
@@ -76,6 +80,25 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     risk: RiskLimits = RiskLimits()
     guards: dict[str, GuardPolicy] = Field(default_factory=dict)
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value() and "://" not in value.get_secret_value():
+            raise ValueError("it is not a URL such as postgresql://user:password@host/name")
+        return value
+
+    @field_validator("risk", mode="before")
+    @classmethod
+    def _check_risk(cls, value: Any) -> Any:
+        """A truth value would become 1; a list of symbols in a variable of the environment comes as one text."""
+        if not isinstance(value, Mapping):
+            return value
+        truths = [name for name, limit in value.items() if isinstance(limit, bool)]
+        if truths:
+            raise ValueError(f"{truths[0]} is a truth value, and must be a number")
+        symbols = value.get("restricted")
+        return {**value, "restricted": symbols.replace(" ", "").split(",")} if isinstance(symbols, str) else value
 
     def guard(self, name: str) -> GuardPolicy:
         """The policy for one node, analyst or the broker."""
@@ -92,13 +115,28 @@ class Settings(BaseSettings):
         return self.home.expanduser()
 
     @property
-    def home_flag(self) -> str:
-        """What a command line needs to find this home: nothing where it is the one that is found anyway."""
-        usual = Path(os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default).expanduser()
-        return "" if self.folder == usual else f" --home {shlex.quote(str(self.home))}"
+    def address(self) -> str | Path:
+        """Where the main database is: the URL that was given, which may hold a password, or the file of this home."""
+        return self.database.get_secret_value() or self.folder / "holdfast.db"
 
-    def of_run(self, kept: Mapping[str, Any]) -> "Settings":
-        """The settings that a run was started with; only where it is and how many run at once are today's.
+    @property
+    def home_flag(self) -> str:
+        """What a command line needs to find this home and its database: nothing where they are found anyway."""
+        usual = Path(os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default).expanduser()
+        home = "" if self.folder == usual else f" --home {shlex.quote(str(self.home))}"
+        return home + self._database_flag()
+
+    def _database_flag(self) -> str:
+        """Without the password, which whoever gave it knows."""
+        url = self.database.get_secret_value()
+        file = self.folder / "holdfast.toml"
+        found = os.environ.get("HOLDFAST_DATABASE") or (_read_toml(file).get("database") if file.is_file() else "")
+        return "" if url in {"", found} else f" --database {shlex.quote(open_url(url_of(url)))}"
+
+    def of_run(self, kept: Mapping[str, Any], changes: Mapping[str, Any] = MappingProxyType({})) -> "Settings":
+        """The settings that a run was started with; only where it is kept and how many run at once are today's.
+
+        `changes` (see `shaping_in`) take the place of those that they name, within a section one by one.
 
         Raises:
             ConfigError: what was kept does not fit this version.
@@ -112,13 +150,13 @@ class Settings(BaseSettings):
                 return (init_settings,)
 
         try:
-            return Kept(**{**kept, "home": self.home, "concurrency": self.concurrency})
+            return Kept(**{**_merged(kept, changes), **{name: getattr(self, name) for name in _OF_TODAY}})
         except ValidationError as error:
             raise ConfigError(_one_line(error)) from None
 
     def shaping(self) -> dict[str, Any]:
         """What shapes a decision, as JSON: kept with a run, so that it goes on as it began."""
-        return self.model_dump(mode="json", exclude={"home", "concurrency"})
+        return self.model_dump(mode="json", exclude=set(_OF_TODAY))
 
 
 def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
@@ -128,9 +166,7 @@ def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
         ConfigError: the file cannot be read, or a setting is unknown or does not fit.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    home = _folder(Path(given.get("home") or os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default))
-    path = config if config is not None else home / "holdfast.toml"
-    data = _read_toml(path) if config is not None or path.is_file() else {}
+    path, data = _file(config, given.get("home"))
     _check_names(data, f"settings file {path}")
     _check_environment()
 
@@ -148,6 +184,39 @@ def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
         raise ConfigError(_one_line(error)) from None
     except SettingsError as error:
         raise ConfigError(f"{error} ({error.__cause__}); nothing was run; write a list or table as JSON") from None
+
+
+def limit_sources(config: Path | None = None, /, **flags: Any) -> dict[str, str]:
+    """Where each risk limit that is not the default comes from: "environment" or "file". Arguments as `load_settings`.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    _, data = _file(config, flags.get("home"))
+    given = EnvSettingsSource(Settings)().get("risk", {})
+    return dict.fromkeys(data.get("risk", {}), "file") | dict.fromkeys(given, "environment")
+
+
+def _file(config: Path | None, home: Any) -> tuple[Path, dict[str, Any]]:
+    """The settings file, and what is in it; nothing where the home has none."""
+    folder = _folder(Path(home or os.environ.get("HOLDFAST_HOME") or Settings.model_fields["home"].default))
+    path = config if config is not None else folder / "holdfast.toml"
+    return path, _read_toml(path) if config is not None or path.is_file() else {}
+
+
+def shaping_in(config: Path) -> dict[str, Any]:
+    """The settings of a file that shape a decision, and no others; raises ConfigError where it cannot be read."""
+    return {name: value for name, value in _read_toml(config).items() if name not in _OF_TODAY}
+
+
+def _merged(kept: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(kept)
+    for name, value in changes.items():
+        there = merged.get(name)
+        if isinstance(there, Mapping) and isinstance(value, Mapping):
+            value = _merged(there, value)  # noqa: PLW2901 - a section changes only where it is told to
+        merged[name] = value
+    return merged
 
 
 def _folder(home: Path) -> Path:
@@ -168,6 +237,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
 
 
+_OF_TODAY = ("home", "database", "concurrency")
+"""Settings that do not shape a decision, and are never kept with a run."""
 _SECTIONS: Mapping[str, type] = {"strategy": StrategySettings, "gate": GateSettings, "risk": RiskLimits}
 
 
@@ -205,7 +276,8 @@ def _refuse_unknown(section: Any, known: set[str], prefix: str, source: str) -> 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "settings"
+    got = "" if where == "database" else f", got {first.get('input')!r:.80}"  # which may be a password
     return (
-        f"setting {where} does not fit: {first['msg']}, got {first.get('input')!r:.80}; nothing was run;"
+        f"setting {where} does not fit: {first['msg']}{got}; nothing was run;"
         " correct it in the settings file, the environment (HOLDFAST_...) or the flags"
     )

@@ -1,4 +1,4 @@
-"""The single door to a broker: throttle, checks, ledger, one send, ledger.
+"""The single door to a broker: throttle, checks, trading state, ledger, one send, ledger.
 
 Asking again is always safe: a decision's order has one id, and the ledger answers for every id it knows.
 """
@@ -14,9 +14,10 @@ from typing import Any
 from agents.conditions import average_volume, bar_volatility
 from agents.domain import Check, MarketView, Order, OrderIntent, OrderStatus, Side
 from agents.errors import BrokerUnavailable, OrderError, OrderRefused
-from agents.risk import Proposal, RiskLimits, market_hours, pre_trade_checks, throttle_size
+from agents.risk import Proposal, RiskLimits, market_hours, pre_trade_checks, throttle_size, trading_check
 from checkpoints.ledger import Account, BrokerReport, OrderLedger
 from graph.broker import Broker
+from graph.kill_switch import KillSwitch
 from graph.resilience import Guard
 
 __all__ = ["OrderDesk", "Ticket"]
@@ -31,13 +32,24 @@ class Ticket:
 
 
 class OrderDesk:
-    """Orders of all runs go through here. `guard` bounds each call to the broker; it must not retry."""
+    """Orders of all runs go through here. `guard` bounds each call to the broker; it must not retry.
 
-    def __init__(self, ledger: OrderLedger, broker: Broker, limits: RiskLimits, guard: Guard) -> None:
+    `kill` is asked before each order whether trading was halted, and after it whether to stop.
+    """
+
+    def __init__(
+        self,
+        ledger: OrderLedger,
+        broker: Broker,
+        limits: RiskLimits,
+        guard: Guard,
+        kill: KillSwitch | None = None,
+    ) -> None:
         self._ledger = ledger
         self._broker = broker
         self._limits = limits
         self._guard = guard
+        self._kill = kill
 
     async def submit(
         self, *, run_id: str, account: str, side: Side, quantity: Decimal, view: MarketView, decision: int = 0
@@ -68,8 +80,22 @@ class OrderDesk:
         )
         # An exchange's sessions take half a second to load; not while the ledger is locked for everybody.
         await asyncio.to_thread(market_hours, view.calendar, view.as_of_ns, view.period_ns)
-        order = await self._ledger.reserve(intent, lambda books: self._review(intent, quantity, view, books))
-        return Ticket(await self._settle(order), left.reasons)
+        if self._kill is not None:
+            await self._kill.heed()
+        reviewed = []
+
+        def review(books: Account) -> tuple[Check, ...]:
+            reviewed.append(intent)
+            return self._review(intent, quantity, view, books)
+
+        order = await self._ledger.reserve(intent, review)
+        try:
+            return Ticket(await self._settle(order), left.reasons)
+        finally:
+            if reviewed and self._kill is not None:  # an answer from the ledger was judged when it was new
+                books = await self._ledger.account(intent)  # with what the broker has made of it
+                after = [each for each in self._review(intent, quantity, view, books) if each.name in _OF_ACCOUNT]
+                await self._kill.judge(order, (*order.checks, *after))
 
     async def recover(self, ours: Callable[[str], bool] = lambda _: True) -> tuple[Order, ...]:
         """Ask the broker about every order whose fate is open, before any new one is sent; gives those now settled.
@@ -98,13 +124,19 @@ class OrderDesk:
             calendar=view.calendar,
             time_ns=view.as_of_ns,
             period_ns=view.period_ns,
+            peak_equity=float(books.peak),
+            rejects_in_row=books.rejects_in_row,
         )
-        return pre_trade_checks(proposal, self._limits)
+        state = trading_check(books.trading.state, books.trading.why, asked, books.closable)
+        checks = pre_trade_checks(proposal, self._limits)
+        return tuple(state if check.name == state.name else check for check in checks)
 
     async def _settle(self, order: Order) -> Order:
         """Take an order from where it stands to where it ends, or as far as the broker lets it."""
-        if order.status is OrderStatus.PENDING and await self._ledger.mark_sending(order.client_order_id):
-            return await self._send(order.intent)
+        if order.status is OrderStatus.PENDING:
+            if await self._ledger.mark_sending(order.client_order_id, _trading_again):
+                return await self._send(order.intent)
+            order = await self._ledger.order(order.client_order_id)
         if order.status in {OrderStatus.PENDING, OrderStatus.SENDING, OrderStatus.UNKNOWN}:
             return await self._find_or_send(order.intent)
         return order
@@ -115,12 +147,21 @@ class OrderDesk:
         if report is not None:
             return await self._ledger.record(intent.intent_id, report)
         if self._broker.idempotent:
-            return await self._send(intent)
+            return await self._send_again(intent)
         lost = BrokerReport(OrderStatus.UNKNOWN, reason="the broker does not know the order, and may learn of it yet")
         order = await self._ledger.record(intent.intent_id, lost)
         if order.status is not OrderStatus.UNKNOWN:  # somebody else's send was answered meanwhile
             return order
         raise BrokerUnavailable(f"order {intent.intent_id} is unknown to the broker; it was not sent again; ask later")
+
+    async def _send_again(self, intent: OrderIntent) -> Order:
+        refusal = await self._ledger.refusal(intent.intent_id, _trading_again)
+        if refusal is not None:
+            raise OrderError(
+                f"order {intent.intent_id} did not reach the broker, and {refusal.reason}; it was not sent again;"
+                " resume its run when trading is active"
+            )
+        return await self._send(intent)
 
     async def _find(self, client_order_id: str) -> BrokerReport | None:
         try:
@@ -146,6 +187,15 @@ class OrderDesk:
                 " the ledger asks the broker before anything is sent again"
             ) from error
         return await self._ledger.record(intent.intent_id, report)
+
+
+_OF_ACCOUNT = frozenset({"daily_loss", "drawdown", "reject_streak"})
+"""Checks that say nothing of the order that they were made for."""
+
+
+def _trading_again(intent: OrderIntent, books: Account) -> Check:
+    """Whether an order that was reserved may still be sent, when trading is not what it was."""
+    return trading_check(books.trading.state, books.trading.why, intent.quantity, books.closable)
 
 
 def _readable(answer: Any) -> BrokerReport:

@@ -37,7 +37,7 @@ class Board:
         """Apply one entry; gives the row that changed, or None for an entry of the run as a whole."""
         rows = self.runs.setdefault(entry.run_id, {name: _Row() for name in self._names})
         if not entry.subject:
-            if entry.kind not in {"RunStarted", "RunResumed", "EntriesLost"}:
+            if entry.kind not in {"RunStarted", "RunResumed", "RunForked", "EntriesLost"}:
                 self.ended[entry.run_id] = entry.kind.removeprefix("Run").lower()
             return None
         row = rows.setdefault(entry.subject, _Row())

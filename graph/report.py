@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agents.domain import Check, Finding
+from agents.domain import Check, Finding, TradingState
 from checkpoints.events import Entry
-from graph.result import RunResult, one_line, plain
+from graph.result import RunResult, one_line, plain, state_line
 
 __all__ = ["write_report"]
 
@@ -43,6 +43,7 @@ def _markdown(result: RunResult) -> str:
         + (f". Resume with `{result.resume_command}`" if result.resume_command else "")
         + ".",
         _head(result),
+        _trading(result),
         *[f"- {_text(reason)}" for reason in result.reasons],
         "## Findings",
         _findings(result),
@@ -72,6 +73,12 @@ def _head(result: RunResult) -> str:
     as_of = datetime.fromtimestamp(result.run.as_of_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
     bars = f"{len(view)} bars of {_text(view.source)}, trading hours {_text(view.calendar)}" if view else "no bars yet"
     return f"{_text(result.run.symbol)} as of {as_of}, decided on {bars}."
+
+
+def _trading(result: RunResult) -> str:
+    if result.trading is None or result.trading.state is TradingState.ACTIVE:
+        return ""
+    return f"Trading is **{_text(state_line(result.trading))}**."
 
 
 def _findings(result: RunResult) -> str:

@@ -7,11 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, Verdict
+from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, TradingState, Verdict
 from checkpoints.events import Entry
 from checkpoints.runs import CheckpointRow, Run, RunStatus
+from checkpoints.trading_state import Trading
 
-__all__ = ["RunResult", "Trouble", "one_line", "plain"]
+__all__ = ["RunResult", "Trouble", "one_line", "plain", "state_line"]
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class RunResult:
     """One run as it stands now.
 
     `state` is the newest saved state, which a failed run has as far as it came; `home` the flag, if any, that a command
-    line needs to find the run; `folder` where its report is.
+    line needs to find the run; `folder` where its report is; `trading` whether orders could go when it was gathered.
     """
 
     run: Run
@@ -74,6 +75,7 @@ class RunResult:
     resumed_from: str | None = None
     home: str = ""
     folder: Path = Path()
+    trading: Trading | None = None
 
     @property
     def plan(self) -> TradePlan | None:
@@ -132,19 +134,31 @@ class RunResult:
             "as_of_ns": self.run.as_of_ns,
             "status": str(self.run.status),
             "error": self.run.error or None,
+            "forked_from": self.run.forked_from,
+            "forked_at": self.run.forked_at,
+            "dry": self.run.dry,
             "decision": {"action": self.action, "quantity": float(self.quantity), "reasons": list(self.reasons)},
             "gate": {
                 "verdict": str(self.verdict.outcome) if self.verdict else None,
                 "checks": [_check(check) for check in self.verdict.checks] if self.verdict else [],
             },
-            "orders": [_order(order) for order in self.orders],
+            "orders": [order_json(order) for order in self.orders],
             "checkpoints": [
                 {"id": row.checkpoint_id, "before": row.before, "saved_at": row.saved_at} for row in self.checkpoints
             ],
             "guards": [plain(trouble) for trouble in self.troubles],
+            "trading": plain(self.trading),
             "resumed_from": self.resumed_from,
             "resume_command": self.resume_command,
         }
+
+
+def state_line(trading: Trading) -> str:
+    """The trading state, and why it is not ACTIVE, on one line."""
+    if trading.state is TradingState.ACTIVE:
+        return "ACTIVE"
+    who = f", {trading.who}" if trading.who else ""
+    return one_line(f"{trading.state.upper()} ({trading.code}{who}: {trading.why})")
 
 
 def one_line(text: object) -> str:
@@ -180,7 +194,25 @@ def _check(check: Check) -> dict[str, Any]:
     }
 
 
-def _order(order: Order) -> dict[str, Any]:
+def run_json(run: Run) -> dict[str, Any]:
+    """A row of the registry for machines."""
+    return {
+        "run_id": run.run_id,
+        "workflow": run.workflow,
+        "symbol": run.symbol,
+        "status": str(run.status),
+        "as_of_ns": run.as_of_ns,
+        "created_ns": run.created_ns,
+        "updated_ns": run.updated_ns,
+        "error": run.error or None,
+        "forked_from": run.forked_from,
+        "forked_at": run.forked_at,
+        "dry": run.dry,
+    }
+
+
+def order_json(order: Order) -> dict[str, Any]:
+    """An order for machines."""
     return {
         "client_order_id": order.client_order_id,
         "side": str(order.intent.side),

@@ -1,18 +1,19 @@
 """Start, resume, finish: one decision from its registration to its result, whatever happened to the last attempt."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from agents.domain import Outage, Portfolio
-from agents.errors import HoldfastError
-from checkpoints.runs import Run, RunStatus, check_fingerprint
+from agents.errors import HoldfastError, InputError, LeaseLost, RunError, RunLeased
+from checkpoints.runs import Hold, ResumePoint, Run, RunStatus, check_fingerprint
 from graph.app import App, Compiled
 from graph.config import Settings
 from graph.feed import Feed, FileFeed, SimulatedFeed
@@ -52,9 +53,14 @@ class Market:
 
 
 class Runner:
-    """Runs workflows in this process, at most `settings.concurrency` at once."""
+    """Runs workflows in this process, at most `settings.concurrency` at once.
+
+    Whoever hosts runs calls `start_all`, `resume` or `fork` and nothing else: each run is claimed, held, worked on and
+    ended inside of them. `lost`: what became of runs that were begun here and taken over by another process.
+    """
 
     def __init__(self, app: App) -> None:
+        self.lost: list[RunError] = []
         self._app = app
         self._controls: dict[str, RunControl] = {}
         self._stopping = False
@@ -73,6 +79,9 @@ class Runner:
     async def start_all(self, market: Market, keep: Callable[[RunResult], Any] = lambda result: result) -> list[Any]:
         """One run for each symbol. A run that fails is a result with its error; the others go on.
 
+        A run that another process takes over, since this one was paused for too long or cut off from the database, has
+        no result here: its error is added to `lost`.
+
         Of each result is kept what `keep` makes of it when its run ends, in the order of the symbols: a thousand
         results with their states are more than many machines have memory for.
 
@@ -83,7 +92,8 @@ class Runner:
         app = self._app
         feed = await asyncio.to_thread(market.feed, app.settings)
         compiled = app.trade(app.settings, feed)
-        await app.desk(app.settings).recover(lambda run_id: not app.manager.is_held(run_id))
+        held = await app.manager.held_runs()
+        await app.desk(app.settings).recover(lambda run_id: run_id not in held)
         opening = await app.ledger.portfolio(SHARED_ACCOUNT) if market.files else None
         slots = asyncio.Semaphore(app.settings.concurrency)
 
@@ -91,7 +101,11 @@ class Runner:
             async with slots:
                 if self._stopping:
                     return None
-                return keep(await self._start(compiled, market, feed.view(symbol), opening))
+                try:
+                    return keep(await self._start(compiled, market, feed.view(symbol), opening))
+                except (LeaseLost, RunLeased) as lost:
+                    self.lost.append(lost)
+                    return None
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -102,7 +116,7 @@ class Runner:
 
     async def _start(self, compiled: Compiled, market: Market, view: Any, opening: Portfolio | None) -> RunResult:
         app = self._app
-        run = await app.manager.begin(
+        begun = app.manager.begin(
             workflow="trade",
             symbol=view.symbol,
             as_of_ns=view.as_of_ns,
@@ -110,24 +124,25 @@ class Runner:
             parameters={"market": market.as_json(), "settings": app.settings.shaping()},
             account=SHARED_ACCOUNT if market.files else None,
         )
-        with app.manager.claim(run.run_id) as folder:
+        async with self._holding(begun) as hold:
+            run = hold.run
             await app.ledger.open_account(run.account, app.settings.cash)
             portfolio = opening or await app.ledger.portfolio(run.account)
             state = {"symbol": view.symbol, "view": view, "portfolio": portfolio}
             app.recorder.note(run.run_id, "RunStarted")
-            return await self._drive(run, compiled, folder, state)
+            return await self._drive(hold, compiled, state)
 
     async def resume(self, identifier: str) -> RunResult:
         """Go on with a run, by its id or by one of its checkpoints'. A finished run is only reported.
 
         Raises:
             CheckpointNotFound, RunLeased, FingerprintMismatch: it cannot be gone on with; nothing was changed.
+            LeaseLost: another process has taken the run over; nothing was changed since.
         """
         app = self._app
         point = await app.manager.locate(identifier)
-        run = point.run
-        with app.manager.claim(run.run_id) as folder:
-            run = await app.manager.run(run.run_id)  # as it is now that nobody else works on it
+        async with self._holding(app.manager.claim(point.run.run_id)) as hold:
+            run = hold.run
             market = Market.from_json(run.parameters["market"])
             settings = app.settings = app.settings.of_run(run.parameters["settings"])
             fresh = not await app.manager.has_checkpoint(run.run_id)
@@ -138,12 +153,65 @@ class Runner:
                 return await self._result(run, compiled, identifier)
             await app.ledger.open_account(run.account, settings.cash)
             state = await self._first_state(run, feed) if fresh else None
-            await app.manager.mark(run.run_id, RunStatus.RUNNING)
+            await app.manager.mark(hold, RunStatus.RUNNING)
             CURRENT_RUN.set(run.run_id)
             app.recorder.note(run.run_id, "RunResumed", checkpoint=point.checkpoint_id or "head", was=str(run.status))
-            await app.desk(settings).recover(lambda run_id: run_id == run.run_id or not app.manager.is_held(run_id))
+            await self._settle_others(run, settings)
             rewind_to = point.checkpoint_id or await self._before_swarm(run, compiled)
-            return await self._drive(run, compiled, folder, state, rewind_to=rewind_to, resumed_from=identifier)
+            return await self._drive(hold, compiled, state, rewind_to=rewind_to, resumed_from=identifier)
+
+    async def fork(
+        self, identifier: str, *, orders: bool = False, changes: Mapping[str, Any] = MappingProxyType({})
+    ) -> RunResult:
+        """Go on from a saved state in a new run, and leave the run that it is of as it is, which may be running.
+
+        Without `orders` the new run is dry: it comes to its decision, and no order of it is sent. It has the settings
+        of the run it comes from, but for `changes` (see `Settings.of_run`).
+
+        Raises:
+            CheckpointNotFound, FingerprintMismatch, ConfigError: there can be no such run; nothing was forked.
+            InputError: nothing is left to do after that state.
+            LeaseLost: another process has taken the new run over; nothing was changed since.
+        """
+        app = self._app
+        point = await app.manager.locate(identifier)
+        origin = point.run
+        settings = app.settings = app.settings.of_run(origin.parameters["settings"], changes)
+        compiled = app.trade(settings, _NoFeed())
+        check_fingerprint(origin, compiled.fingerprint)
+        await _refuse_if_done(point, compiled)
+        forked = app.manager.fork(
+            point,
+            fingerprint=compiled.fingerprint,
+            parameters={**origin.parameters, "settings": settings.shaping()},
+            dry=not orders,
+        )
+        async with self._holding(forked) as hold:
+            run = hold.run
+            await app.ledger.open_account(run.account, settings.cash)
+            told = {"origin": origin.run_id, "checkpoint": run.forked_at, "dry": run.dry, "changes": dict(changes)}
+            app.recorder.note(run.run_id, "RunForked", "", **told)
+            if orders:  # what a dry run asks to be settled might be sent
+                await self._settle_others(run, settings)
+            return await self._drive(hold, compiled, None, rewind_to=await self._before_swarm(run, compiled))
+
+    async def _settle_others(self, run: Run, settings: Settings) -> None:
+        """Ask the broker about every order whose fate is open, but for those of runs that are worked on elsewhere."""
+        others = await self._app.manager.held_runs() - {run.run_id}
+        await self._app.desk(settings).recover(lambda run_id: run_id not in others)
+
+    @asynccontextmanager
+    async def _holding(self, holding: AbstractAsyncContextManager[Hold]) -> AsyncIterator[Hold]:
+        """Hold the run while the body works on it; that it was lost meanwhile is told to whoever watches it."""
+        hold = None
+        try:
+            async with holding as hold:
+                yield hold
+        except LeaseLost as lost:
+            if hold is not None:
+                self._app.recorder.note(hold.run.run_id, "RunLost", error=str(lost))
+                await self._app.recorder.flush(hold.run.run_id)
+            raise
 
     async def _before_swarm(self, run: Run, compiled: Compiled) -> str | None:
         """For a run that stands before its synthesis with too many analysts missing: the state before they were asked.
@@ -175,16 +243,15 @@ class Runner:
 
     async def _drive(
         self,
-        run: Run,
+        hold: Hold,
         compiled: Compiled,
-        folder: Path,
         state: Mapping[str, Any] | None,
         *,
         rewind_to: str | None = None,
         resumed_from: str | None = None,
     ) -> RunResult:
         """Let the graph run to its end, to a stop, or to an error; write down which, and the report."""
-        app, control = self._app, RunControl()
+        app, run, control = self._app, hold.run, RunControl()
         config: dict[str, Any] = {"configurable": {"thread_id": run.run_id, "account": run.account}}
         if rewind_to is not None:
             config["configurable"]["checkpoint_id"] = rewind_to
@@ -196,31 +263,52 @@ class Runner:
             await compiled.graph.ainvoke(state, config, durability="sync", control=control)
         except GraphDrained:
             status = RunStatus.STOPPED
+        except LeaseLost:  # whose run it is now says how it ends
+            raise
         except Exception as failure:  # noqa: BLE001 - whatever a node raised: the run failed, and is told so
             status, error = RunStatus.FAILED, f"{type(failure).__name__}: {failure}"
         finally:
             del self._controls[run.run_id]
-        run = await app.manager.mark(run.run_id, status, error)
+        run = await app.manager.mark(hold, status, error)
         app.recorder.note(run.run_id, f"Run{status.capitalize()}", error=error)
         await app.recorder.flush(run.run_id)
         result = await self._result(run, compiled, resumed_from)
         with suppress(Exception):  # what the report would say is in the database: a report must not undo the run
-            await asyncio.to_thread(write_report, folder, result)
+            await asyncio.to_thread(write_report, hold.folder, result)
         return result
 
     async def _result(self, run: Run, compiled: Compiled, resumed_from: str | None) -> RunResult:
         app = self._app
         snapshot = await compiled.graph.aget_state({"configurable": {"thread_id": run.run_id}})
+        checkpoints = await app.manager.checkpoints(run.run_id, compiled.graph)
+        unsent = snapshot.values.get("orders", ()) if run.dry else ()  # they are not in the ledger
         return RunResult(
             run=run,
             state=snapshot.values,
-            orders=await app.ledger.orders(run.run_id),
+            orders=(
+                *(order for order in unsent if order.intent.run_id == run.run_id),
+                *await app.ledger.orders(run.run_id),
+            ),
             portfolio=await app.ledger.portfolio(run.account),
-            checkpoints=await app.manager.checkpoints(run.run_id, compiled.graph),
+            checkpoints=tuple(row for row in checkpoints if not row.copied),
             timeline=await app.timeline.entries(run.run_id),
             home=app.settings.home_flag,
             folder=app.settings.folder / "runs" / run.run_id,
+            trading=await app.switch.read(),
             resumed_from=resumed_from,
+        )
+
+
+async def _refuse_if_done(point: ResumePoint, compiled: Compiled) -> None:
+    where = {"thread_id": point.run.run_id}
+    if point.checkpoint_id is not None:
+        where["checkpoint_id"] = point.checkpoint_id
+    state = await compiled.graph.aget_state({"configurable": where})
+    if state.config["configurable"].get("checkpoint_id") and not state.tasks:
+        what = f"checkpoint {point.checkpoint_id}" if point.checkpoint_id else "its newest state"
+        raise InputError(
+            f"run {point.run.run_id} came to an end at {what}, and nothing is left to do after that;"
+            f" nothing was forked; take an earlier one of --checkpoints {point.run.run_id}"
         )
 
 

@@ -2,16 +2,18 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from agents.domain import Check, Outage
+from agents.domain import Check, Outage, TradingState
+from agents.risk import Limit
 from checkpoints.runs import CheckpointRow, Run, RunStatus
-from graph.result import RunResult, one_line
+from checkpoints.trading_state import Trading
+from graph.result import RunResult, one_line, state_line
 from graph.workflow import Workflow
 
-__all__ = ["brief", "print_checkpoints", "print_line", "print_result", "print_runs", "print_workflows"]
+__all__ = ["brief", "print_checkpoints", "print_limits", "print_line", "print_result", "print_runs", "print_workflows"]
 
 _WHOLE = frozenset({"id", "run", "client order id", "check", "status", "side"})
 _WIDE = 100
@@ -40,12 +42,15 @@ def print_result(result: RunResult) -> None:
     """Print a run's summary."""
     console = _console()
     console.print(f"\nRun       {result.run.run_id} ({result.run.status})", highlight=False)
+    _print_origin(console, result.run)
     if result.run.status is not RunStatus.FINISHED:
         _print_stop(console, result)
     else:
         console.print(f"Decision  {_headline(result)}", highlight=False)
         for reason in result.reasons:
             _say(console, f"          {one_line(reason)}")
+    if result.trading is not None and result.trading.state is not TradingState.ACTIVE:
+        _say(console, f"Trading   {state_line(result.trading)}")
     for each in result.state.get("findings", ()):
         if isinstance(each, Outage):
             kind = "required" if each.required else "optional"
@@ -57,6 +62,13 @@ def print_result(result: RunResult) -> None:
     _print_guards(console, result)
     _print_rows(console, result.checkpoints)
     _say(console, f"Report    {result.folder / 'report.md'}")
+
+
+def _print_origin(console: Any, run: Run) -> None:
+    if run.forked_from is not None:
+        _say(console, f"Forked    from {run.forked_from} at {run.forked_at}")
+    if run.dry and run.status is not RunStatus.IMPORTED:
+        _say(console, "Dry       it can place no order")
 
 
 def _print_stop(console: Any, result: RunResult) -> None:
@@ -114,19 +126,50 @@ def _to_the_millisecond(saved_at: str) -> str:
     return datetime.fromisoformat(saved_at).isoformat(timespec="milliseconds") if saved_at else ""
 
 
-def print_runs(runs: Sequence[Run]) -> None:
-    """Print the registry."""
+def print_runs(runs: Sequence[Run], trading: Trading) -> None:
+    """Print the registry, and whether orders may go."""
     console = _console()
+    _say(console, f"Trading   {state_line(trading)}")
     if not runs:
         console.print("no runs yet in this home; start one with: python -m graph.run --workflow trade", highlight=False)
         return
     table = _table("Runs", "run", "status", "symbol", "started", "error")
-    for run in runs:
+    for depth, run in _tree(runs):
         started = datetime.fromtimestamp(run.created_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
-        _add(table, run.run_id, run.status, run.symbol, started, run.error)
+        indent = "  " * (depth - 1) + "\N{BOX DRAWINGS LIGHT UP AND RIGHT} " * (depth > 0)
+        status = f"{run.status}, dry" if run.dry and run.status is not RunStatus.IMPORTED else run.status
+        _add(table, run.run_id, status, run.symbol, started, run.error, indent=indent)
     _show(console, table)
     if any(run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED} for run in runs):
         console.print("Go on with one by: python -m graph.run --resume RUN_ID", highlight=False)
+
+
+def print_limits(limits: Sequence[Limit], sources: Mapping[str, str]) -> None:
+    """Print the risk limits; `sources` names where a value comes from that is not the default."""
+    console = _console()
+    table = _table("Risk limits", "limit", "value", "unit", "source", "bounds")
+    for each in limits:
+        value = ", ".join(each.value) if isinstance(each.value, tuple) else each.value
+        shown = "none" if value in {None, ""} else value
+        _add(table, each.name, shown, each.unit, sources.get(each.name, "default"), each.meaning)
+    _show(console, table)
+
+
+def _tree(runs: Sequence[Run]) -> list[tuple[int, Run]]:
+    """Each run with its depth, forks after the run that they came from; where that is not here, they stand alone."""
+    here = {run.run_id for run in runs}
+    forks: dict[str | None, list[Run]] = {}
+    for run in runs:
+        forks.setdefault(run.forked_from if run.forked_from in here else None, []).append(run)
+    drawn: dict[str, tuple[int, Run]] = {}
+    for alone in (*forks.get(None, ()), *runs):  # what came from a file may have come from itself
+        waiting = [(0, alone)]
+        while waiting:
+            depth, run = waiting.pop()
+            if run.run_id not in drawn:
+                drawn[run.run_id] = (depth, run)
+                waiting += [(depth + 1, fork) for fork in reversed(forks.get(run.run_id, ()))]
+    return list(drawn.values())
 
 
 def print_workflows(workflows: Iterable[Workflow]) -> None:
@@ -152,11 +195,12 @@ def _show(console: Any, table: Any) -> None:
     _say(console, "\n".join(lines).rstrip() + "\n")
 
 
-def _add(table: Any, *cells: object) -> None:
+def _add(table: Any, *cells: object, indent: str = "") -> None:
     """A row of plain text: what an agent or a venue wrote is not read as markup."""
     from rich.text import Text  # noqa: PLC0415
 
-    table.add_row(*(Text(one_line(cell)) for cell in cells))
+    first, *others = map(one_line, cells)
+    table.add_row(Text(indent + first), *map(Text, others))
 
 
 def _console() -> Any:

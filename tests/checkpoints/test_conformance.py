@@ -1,4 +1,4 @@
-"""The entry exam of every LangGraph checkpointer, all of its capabilities."""
+"""The entry exam of every LangGraph checkpointer, all of its capabilities, on every kind of database."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,11 +12,14 @@ from checkpoints.saver import SqlSaver
 _TESTS = 81
 
 
-@pytest.mark.parametrize("target", ["saver.db", ":memory:"])
-async def test_every_capability_passes(tmp_path: Path, target: str) -> None:
-    @checkpointer_test(name=f"SqlSaver on {target}")
+@pytest.mark.parametrize("kind", ["file", "memory", "postgres"])
+async def test_every_capability_passes(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+    targets = {"file": tmp_path / "saver.db", "memory": ":memory:"}
+    target = request.getfixturevalue("server").fresh() if kind == "postgres" else targets[kind]
+
+    @checkpointer_test(name=f"SqlSaver ({kind})")
     async def savers() -> AsyncIterator[SqlSaver]:
-        with SqlSaver.open(target if target == ":memory:" else tmp_path / target) as saver:
+        with SqlSaver.open(target) as saver:
             yield saver
 
     report = await validate(savers)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, event, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, cast, event, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from agents.errors import ConfigError, StorageError
+from agents.errors import ConfigError, InvalidValue, StorageError
 from checkpoints import database as module
 from checkpoints.database import Database
+from checkpoints.engine import name_of, url_of
 
 _TABLES = MetaData()
 _NOTES = Table("notes", _TABLES, Column("id", Integer, primary_key=True), Column("text", Text, nullable=False))
@@ -25,7 +26,13 @@ _ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(address: str) -> Iterator[Database]:
+    with Database.open(address, _TABLES) as opened:
+        yield opened
+
+
+@pytest.fixture
+def filed(tmp_path: Path) -> Iterator[Database]:
     with Database.open(tmp_path / "notes.db", _TABLES) as opened:
         yield opened
 
@@ -122,13 +129,19 @@ def test_an_unreadable_url_is_refused_without_its_password() -> None:
         Database.open("postgresql+nothing://me:s3cret@localhost/x")
     assert "s3cret" not in str(caught.value)
 
-    with pytest.raises(ConfigError, match="cannot be read"):
-        Database.open("://")
+    with pytest.raises(ConfigError, match="is no database for Holdfast"):
+        Database.open("mysql://localhost/x")
+    named = name_of(url_of("postgresql://me:s3cret@h/x?host=/run&password=s3cret&sslpassword=s3cret&passfile=s3cret"))
+    assert named == "postgresql://me:***@h/x?host=%2Frun"
+    for text in ("://", "postgresql://me:one@s3cret@localhost/x", "postgresql://me:s3cret@localhost:s3cret/x"):
+        with pytest.raises(ConfigError, match="cannot be read") as caught:
+            Database.open(text)
+        assert "s3cret" not in repr((caught.value, caught.value.__cause__, caught.value.__context__))
 
 
 def test_a_locked_file_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCKED_S_MAX", 0.02)
-    monkeypatch.setattr("checkpoints.engine._BUSY_MS", 1)
+    monkeypatch.setattr(module, "LOCKED_S_MAX", 0.02)
+    monkeypatch.setattr("checkpoints.sqlite._BUSY_MS", 1)
     path = tmp_path / "notes.db"
     other = sqlite3.connect(path, isolation_level=None)
     with Database.open(path, _TABLES) as database:
@@ -149,35 +162,33 @@ def test_a_locked_file_is_waited_for_and_then_named(tmp_path: Path, monkeypatch:
         ("PRAGMA max_page_count=1", "PRAGMA max_page_count=1000000", "no room left"),
     ],
 )
-def test_a_full_or_read_only_database_says_so_and_recovers(
-    database: Database, pragma: str, undo: str, words: str
-) -> None:
-    raw = database._connect().connection.driver_connection
+def test_a_full_or_read_only_database_says_so_and_recovers(filed: Database, pragma: str, undo: str, words: str) -> None:
+    raw = filed._connect().connection.driver_connection
     assert raw is not None
     raw.execute(pragma)
 
     with pytest.raises(StorageError, match=words):
-        database.write(_note("x" * 100_000))
+        filed.write(_note("x" * 100_000))
 
     raw.execute(undo)
-    database.write(_note("fits"))
-    assert database.read(_texts) == ["fits"]
+    filed.write(_note("fits"))
+    assert filed.read(_texts) == ["fits"]
 
 
-def test_a_full_disk_fails_the_whole_batch_and_nothing_of_it_stays(database: Database) -> None:
-    raw = database._connect().connection.driver_connection
+def test_a_full_disk_fails_the_whole_batch_and_nothing_of_it_stays(filed: Database) -> None:
+    raw = filed._connect().connection.driver_connection
     assert raw is not None
-    with _Blocked(database) as blocked, ThreadPoolExecutor(3) as threads:
+    with _Blocked(filed) as blocked, ThreadPoolExecutor(3) as threads:
         raw.execute("PRAGMA max_page_count=1")
-        results = [threads.submit(database.write, _note(text)) for text in ("a" * 9_000, "b" * 90_000, "c")]
+        results = [threads.submit(filed.write, _note(text)) for text in ("a" * 9_000, "b" * 90_000, "c")]
         blocked.wait_for(3)
         blocked.go_on.set()
         errors = [result.exception(30) for result in results]
 
     assert [type(error) for error in errors] == [StorageError] * 3
     assert len({id(error) for error in errors}) == 3
-    database.close()
-    with Database.open(database._name, _TABLES) as again:
+    filed.close()
+    with Database.open(filed._name, _TABLES) as again:
         assert again.read(_texts) == []
 
 
@@ -235,24 +246,48 @@ print(asyncio.run(database.aread(lambda connection: connection.exec_driver_sql("
 # Writing.
 
 
-def test_a_write_is_in_the_file_when_it_returns(database: Database) -> None:
-    assert database.write(_note("here")) == 1
+def test_a_write_is_in_the_file_when_it_returns(filed: Database) -> None:
+    assert filed.write(_note("here")) == 1
 
-    other = sqlite3.connect(database._name)
+    other = sqlite3.connect(filed._name)
     assert other.execute("SELECT text FROM notes").fetchall() == [("here",)]
     assert other.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
     other.close()
-    assert database.write(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
-    assert database.write(lambda connection: connection.exec_driver_sql("PRAGMA foreign_keys").scalar()) == 1
+    assert filed.write(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
+    assert filed.write(lambda connection: connection.exec_driver_sql("PRAGMA foreign_keys").scalar()) == 1
 
 
 def test_a_failed_work_is_undone_and_its_own_error_comes_back(database: Database) -> None:
     with pytest.raises(KeyError, match="my own fault"):
         database.write(_broken)
-    with pytest.raises(IntegrityError):
-        database.write(lambda connection: connection.execute(insert(_NOTES).values(text=None)))
 
     assert database.read(_texts) == []
+
+
+def test_an_error_of_the_driver_is_one_line_without_sql_and_values(filed: Database) -> None:
+    with pytest.raises(StorageError) as of_write:
+        filed.write(lambda connection: connection.execute(insert(_NOTES), [{"id": 1, "text": "s3cret"}] * 2))
+    with pytest.raises(StorageError) as of_read:
+        filed.read(lambda connection: connection.exec_driver_sql("SELECT 's3cret' FROM missing"))
+
+    assert str(of_write.value).startswith(
+        f"{filed._name} refused a statement (UNIQUE constraint failed: notes.id); nothing was written; "
+    )
+    assert str(of_read.value).startswith(
+        f"{filed._name} refused a statement (no such table: missing); nothing was read; "
+    )
+    assert isinstance(of_write.value.__cause__, IntegrityError)
+    assert "s3cret" not in str(of_write.value.__cause__)
+    assert filed.read(_texts) == []
+
+
+@pytest.mark.parametrize("use", ["write", "read"])
+def test_a_text_that_cannot_be_kept_is_named_as_such(database: Database, use: str) -> None:
+    with pytest.raises(InvalidValue, match="lone surrogate") as caught:
+        getattr(database, use)(lambda connection: connection.execute(select(_NOTES).where(_NOTES.c.text == "\ud800")))
+
+    assert "\n" not in str(caught.value)
+    assert ("written" if use == "write" else "read") in str(caught.value)
 
 
 def test_what_waits_is_committed_together_and_a_failed_work_takes_no_other_with_it(database: Database) -> None:
@@ -384,9 +419,7 @@ def test_a_read_cannot_write(database: Database) -> None:
         database.read(_note("x"))
 
 
-def test_an_error_of_a_read_comes_back_as_it_is(database: Database) -> None:
-    with pytest.raises(OperationalError, match="no such table"):
-        database.read(lambda connection: connection.exec_driver_sql("SELECT * FROM missing"))
+def test_an_error_of_a_reader_comes_back_as_it_is(database: Database) -> None:
     with pytest.raises(KeyError):
         database.read(lambda connection: {}["x"])
 
@@ -434,37 +467,38 @@ def increment(connection):
     connection.execute(update(_NOTES).where(_NOTES.c.id == 1).values(text=str(count + 1)))
 
 with Database.open(sys.argv[1], _TABLES) as database:
-    for _ in range(100):
+    for _ in range(40):
         database.write(increment)
 """
 
 
-def test_four_processes_that_read_and_write_one_row_lose_no_update(database: Database) -> None:
+def test_four_processes_that_read_and_write_one_row_lose_no_update(database: Database, address: str) -> None:
     database.write(_note("0"))
-    command = [sys.executable, "-c", _INCREMENT, database._name]
+    command = [sys.executable, "-c", _INCREMENT, address]
     processes = [subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    for _ in range(50):
-        database.write(lambda connection: connection.execute(update(_NOTES).values(text=_NOTES.c.text + 1)))
+    more = cast(cast(_NOTES.c.text, Integer) + 1, Text)
+    for _ in range(20):
+        database.write(lambda connection: connection.execute(update(_NOTES).values(text=more)))
 
     ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
 
     assert ends == 4 * [("", 0)]
-    assert int(database.read(_texts)[0]) == 450
+    assert int(database.read(_texts)[0]) == 180
 
 
-def test_opening_a_file_again_leaves_the_locks_of_the_first(database: Database) -> None:
-    database.write(_note("x"))
+def test_opening_a_file_again_leaves_the_locks_of_the_first(filed: Database) -> None:
+    filed.write(_note("x"))
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM notes').fetchall(); c.close()"
     )
-    with Database.open(database._name, _TABLES):
-        subprocess.run([sys.executable, "-c", code, database._name], check=True)
-        assert Path(f"{database._name}-wal").exists()  # who finds no lock believes that it is the last, and deletes it
+    with Database.open(filed._name, _TABLES):
+        subprocess.run([sys.executable, "-c", code, filed._name], check=True)
+        assert Path(f"{filed._name}-wal").exists()  # who finds no lock believes that it is the last, and deletes it
 
 
-def test_two_that_create_one_database_at_once_both_succeed(tmp_path: Path) -> None:
+def test_two_that_create_one_database_at_once_both_succeed(address: str) -> None:
     with ThreadPoolExecutor(8) as threads:
-        databases = list(threads.map(lambda _: Database.open(tmp_path / "new.db", _TABLES), range(8)))
+        databases = list(threads.map(lambda _: Database.open(address, _TABLES), range(8)))
     for number, database in enumerate(databases):
         database.write(_note(str(number)))
     for database in databases:
@@ -512,3 +546,43 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path, ackn
         assert set(seen) <= set(database.read(_texts))
         assert database.read(lambda connection: connection.exec_driver_sql("PRAGMA integrity_check").scalar()) == "ok"
         assert database.read(lambda connection: connection.execute(select(func.count()).select_from(_NOTES)).scalar())
+
+
+class TestRoom:
+    def test_a_file_gives_back_what_is_free(self, filed: Database, tmp_path: Path) -> None:
+        for _ in range(3):
+            filed.write(_note("x" * 500_000))
+        whole, free = filed.room()
+        assert whole > 1_500_000
+        assert free < 100_000
+        filed.write(lambda connection: connection.execute(_NOTES.delete().where(_NOTES.c.id > 1)))
+        assert filed.room()[1] > 900_000
+        filed.compact()
+        assert filed.room() == ((tmp_path / "notes.db").stat().st_size, 0)
+        assert filed.room()[0] < 700_000
+        assert filed.read(_texts) == ["x" * 500_000]
+        assert filed.write(_note("and it goes on")) == 2
+
+    def test_a_server_sees_to_it_itself(self, database: Database) -> None:
+        database.write(_note("x"))
+        database.compact()
+        assert database.read(_texts) == ["x"]
+
+    def test_not_from_inside_a_write_and_not_when_it_is_closed(self, filed: Database) -> None:
+        with pytest.raises(StorageError, match="from inside a write"):
+            filed.write(lambda _: filed.compact())
+        filed.close()
+        with pytest.raises(StorageError, match="is closed"):
+            filed.compact()
+
+    def test_what_goes_wrong_is_in_words(self, filed: Database) -> None:
+        filed.write(_note("x"))
+        with pytest.MonkeyPatch.context() as patch:
+
+            def full(_: Connection) -> None:
+                raise sqlite3.OperationalError("database or disk is full")
+
+            patch.setattr(filed._dialect, "compact", full)
+            with pytest.raises(StorageError, match=r"notes\.db .*; nothing was changed; "):
+                filed.compact()
+        assert filed.read(_texts) == ["x"]

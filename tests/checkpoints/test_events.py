@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from checkpoints.database import Database
-from checkpoints.events import Entry, Timeline
+from checkpoints.events import Entry, Timeline, forget, size_of
 
 
 @pytest.fixture
-def database(tmp_path):
-    with Database.open(tmp_path / "timeline.db") as opened:
+def database(address):
+    with Database.open(address) as opened:
         yield opened
 
 
@@ -44,8 +44,22 @@ async def test_appends_at_once_lose_nothing(timeline):
     assert [entry.kind for entry in entries] == ["k", "l"] * 50, "a batch stays together"
 
 
+async def test_a_subject_with_an_endless_name_is_cut(timeline):
+    await timeline.append([Entry("a", 1, "AttemptStarted", "x" * 200)])
+    assert (await timeline.entries("a"))[0].subject == "x" * 64
+
+
 async def test_details_that_json_does_not_know_become_text(timeline):
     await timeline.append(
         [Entry("a", 1, "k", detail={"amount": Decimal("1.5"), "path": Path("x"), "text": "[red]\n|"})]
     )
     assert (await timeline.entries("a"))[0].detail == {"amount": "1.5", "path": "x", "text": "[red]\n|"}
+
+
+async def test_one_run_is_forgotten_and_the_others_are_not(timeline, database):
+    await timeline.append([Entry("a", 1, "k", detail={"text": "x" * 100}), Entry("b", 1, "k")])
+    sizes = database.read(lambda connection: [size_of(connection, run_id) for run_id in ("a", "b", "nobody")])
+    assert sizes == [len('{"text": ""}') + 100, 2, 0]
+    database.write(lambda connection: forget(connection, "a"))
+    assert await timeline.entries("a") == ()
+    assert len(await timeline.entries("b")) == 1

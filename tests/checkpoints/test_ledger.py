@@ -8,11 +8,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sqlalchemy import insert
 
 from agents.domain import Check, Fill, OrderIntent, OrderStatus, Portfolio, Side
-from agents.errors import OrderConflict, OrderError
+from agents.errors import LeaseLost, OrderConflict, OrderError
 from checkpoints.database import Database
-from checkpoints.ledger import Account, BrokerReport, OrderLedger
+from checkpoints.leases import runs
+from checkpoints.ledger import Account, BrokerReport, OrderLedger, live_runs
 
 DAY_NS = 86_400_000_000_000
 NOON_NS = 20_000 * DAY_NS + DAY_NS // 2
@@ -52,8 +54,8 @@ def filled(order: OrderIntent, trade_id="t1", **more) -> BrokerReport:
 
 
 @pytest.fixture
-def database(tmp_path):
-    with Database.open(tmp_path / "ledger.db", inline=True) as opened:
+def database(address):
+    with Database.open(address, inline=True) as opened:
         yield opened
 
 
@@ -118,7 +120,7 @@ class TestReserve:
         if status is not OrderStatus.SENDING:
             fills = (fill(first),) if status is OrderStatus.FILLED else ()
             await ledger.record(first.intent_id, BrokerReport(status, fills=fills))
-        with pytest.raises(OrderConflict, match=r"has sent buy 2 SIM .* wants sell 2; nothing was sent"):
+        with pytest.raises(OrderConflict, match=r"has sent buy 2 SIM .* wants sell 2 SIM; nothing more was sent"):
             await ledger.reserve(intent(side=Side.SELL), allow)
         assert [order.client_order_id for order in await ledger.orders("run-1")] == [first.intent_id]
 
@@ -389,6 +391,59 @@ TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)
 
 
+class TestFence:
+    """Each step towards sending is refused to who may not make it, in its own transaction; what happened is not."""
+
+    @pytest.fixture
+    def fenced(self, ledger, database):
+        """A ledger of a process that has lost the runs in `lost`."""
+
+        def fence(connection, run_id):
+            assert connection.in_transaction()
+            asked.append(run_id)
+            if run_id in lost:
+                raise LeaseLost(f"{run_id} is somebody else's")
+
+        asked, lost = [], set()
+        return OrderLedger(database, fence), asked, lost
+
+    async def test_nothing_is_reserved(self, fenced):
+        ledger, asked, lost = fenced
+        await ledger.reserve(intent("run-1"), allow)
+        lost.add("run-2")
+        with pytest.raises(LeaseLost):
+            await ledger.reserve(intent("run-2"), allow)
+        assert (len(await ledger.orders("run-1")), await ledger.orders("run-2")) == (1, ())
+        assert asked == ["run-1", "run-2"]
+
+    async def test_what_was_reserved_is_not_read_by_it_either(self, fenced):
+        """The workflow asks in order to send: who has lost the run is to stop, and not to go on with the answer."""
+        ledger, _, lost = fenced
+        await sent(ledger, intent())
+        lost.add("run-1")
+        with pytest.raises(LeaseLost):
+            await ledger.reserve(intent(), allow)
+
+    async def test_nothing_is_sent(self, fenced):
+        ledger, asked, lost = fenced
+        await ledger.reserve(intent(), allow)
+        lost.add("run-1")
+        with pytest.raises(LeaseLost):
+            await ledger.mark_sending(intent().intent_id)
+        lost.clear()
+        assert (await ledger.orders("run-1"))[0].status is OrderStatus.PENDING
+        assert await ledger.mark_sending(intent().intent_id)
+        assert asked == ["run-1"] * 3
+
+    async def test_what_the_broker_answered_is_written_down_whoever_brings_it(self, fenced):
+        ledger, asked, lost = fenced
+        await sent(ledger, intent())
+        asked.clear()
+        lost.add("run-1")
+        assert (await ledger.record(intent().intent_id, filled(intent()))).status is OrderStatus.FILLED
+        assert asked == []
+
+
 class TestAtOnce:
     async def test_threads_that_reserve_the_same_decision_make_one_row(self, tmp_path):
         with Database.open(tmp_path / "ledger.db") as database:
@@ -424,3 +479,67 @@ def _reserve_and_mark(path, gate, answers):
         order = asyncio.run(ledger.reserve(intent(), allow))
         marked = asyncio.run(ledger.mark_sending(order.client_order_id))
         answers.put((order.client_order_id, marked))
+
+
+class TestDry:
+    """A dry run's orders are refused in the ledger: no row, no exposure, and what would have become of them."""
+
+    @pytest.fixture
+    def dry(self, database):
+        columns = {"workflow": "trade", "symbol": "SIM", "as_of_ns": 0, "account": "paper", "status": "running"}
+        more = {"fingerprint": "{}", "parameters": "{}", "created_ns": 0, "updated_ns": 0}
+        for number, run_id in enumerate(("dry-1", "wet-1")):
+            row = {"run_id": run_id, "number": number, "dry": run_id == "dry-1", **columns, **more}
+            database.write(lambda connection, row=row: connection.execute(insert(runs).values(**row)))
+
+    @pytest.mark.usefixtures("dry")
+    async def test_nothing_is_written_down_and_nothing_is_reserved(self, ledger):
+        books = []
+
+        def review(account):
+            books.append(account.live)
+            return allow(account)
+
+        for _ in range(2):
+            order = await ledger.reserve(intent("dry-1"), review)
+            assert (order.status, order.checks) == (OrderStatus.DENIED, allow(None))
+            assert order.reason == "dry fork: buy 2 SIM was not sent"
+        assert books == [{}, {}]
+        assert await ledger.orders("dry-1") == await ledger.unsettled() == ()
+        with pytest.raises(OrderError, match="has no order"):
+            await ledger.mark_sending(order.client_order_id)
+
+    @pytest.mark.usefixtures("dry")
+    async def test_it_says_what_would_have_been_denied(self, ledger):
+        order = await ledger.reserve(intent("dry-1", limit_price=Decimal("1E+2")), deny)
+        assert order.reason == (
+            "dry fork: buy 2 SIM at 100 or better was not sent, and would have been denied: too large"
+        )
+
+    @pytest.mark.usefixtures("dry")
+    async def test_others_trade(self, ledger):
+        for run_id in ("wet-1", "not-registered"):
+            assert (await ledger.reserve(intent(run_id), allow)).status is OrderStatus.PENDING
+
+
+async def test_a_conflict_says_what_was_sent_and_what_is_wanted_and_what_to_do(ledger):
+    first = await sent(ledger, intent(quantity="2.50"))
+    with pytest.raises(OrderConflict) as conflict:
+        await ledger.reserve(intent(quantity="3", side=Side.SELL), allow)
+    assert str(conflict.value) == (
+        f"run run-1 has sent buy 2.5 SIM ({first.intent_id}, sending), and its decision now wants sell 3 SIM; nothing"
+        " more was sent, and what was sent stays; to see where the new decision leads, go on from the same checkpoint"
+        " in a run of its own, by --fork"
+    )
+
+
+async def test_runs_with_an_order_whose_fate_is_open(ledger, database):
+    answers = [OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.OPEN, OrderStatus.UNKNOWN]
+    for number, answer in enumerate(answers):
+        order = await sent(ledger, intent(f"run-{number}"))
+        report = filled(order, f"t{number}") if answer is OrderStatus.FILLED else BrokerReport(answer)
+        await ledger.record(order.intent_id, report)
+    await ledger.reserve(intent("pending"), allow)
+    await ledger.reserve(intent("denied"), deny)
+    await sent(ledger, intent("sending"))
+    assert database.read(live_runs) == {"run-2", "run-3", "pending", "sending"}

@@ -121,3 +121,35 @@ def test_a_patch_for_other_bytes_is_refused() -> None:
 
     with pytest.raises(ValueError, match="400 bytes follows 399"):
         apply_patches(old[:-1], [patch])
+
+
+def test_a_value_that_is_in_another_one_several_times_costs_next_to_nothing() -> None:
+    view = _random_bytes(30_000)
+    tasks = b"".join(b"task %d:" % number + view for number in range(100))
+
+    patch = make_patch(b"task 0:" + view, tasks)
+
+    assert patch is not None
+    assert len(patch) < 100 * 60
+    assert apply_patches(b"task 0:" + view, [patch]) == tasks
+
+
+@pytest.mark.parametrize("around", [(b"", b""), (b"input: ", b""), (b"", b"; end"), (b"x" * 60, b"y" * 3_000)])
+def test_a_part_of_a_value_costs_next_to_nothing(around: tuple[bytes, bytes]) -> None:
+    view = _random_bytes(30_000)
+    whole = around[0] + view + around[1]
+
+    for old, new in ((whole, view), (view, whole)):
+        patch = make_patch(old, new)
+        assert patch is not None
+        assert len(patch) < 200 + sum(map(len, around))
+        assert apply_patches(old, [patch]) == new
+
+
+def test_values_of_many_small_parts_are_given_up_in_time() -> None:
+    parts = [_random_bytes(40, seed) for seed in range(2_000)]
+    old, new = b"".join(parts), b"".join(part + b"%04d" % at for at, part in enumerate(parts))
+
+    patch = make_patch(old, new)
+
+    assert patch is None or len(patch) <= len(new) // 2

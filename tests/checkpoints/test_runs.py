@@ -1,20 +1,16 @@
 """The run registry: ids, whether a run still lives, who may work on it, and where an id leads."""
 
 import asyncio
-import fcntl
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 from typing import TypedDict
 
 import pytest
 from langgraph.graph import END, START, StateGraph
 
-from agents.clock import ReplayClock, SystemClock
-from agents.errors import CheckpointNotFound, FingerprintMismatch, RunLeased, StorageError
+from agents.clock import ReplayClock
+from agents.errors import CheckpointNotFound, FingerprintMismatch, LeaseLost, RunLeased, StorageError
 from checkpoints.database import Database
+from checkpoints.leases import Leases
 from checkpoints.runs import CheckpointManager, RunStatus, check_fingerprint
 from checkpoints.saver import SqlSaver
 
@@ -22,27 +18,56 @@ AS_OF_NS = 1_362_096_000_000_000_000  # 2013-03-01
 SHAPE = {"nodes": ["a", "b"], "members": ["trend"]}
 
 
-class Home:
-    """A database, a saver and a manager over one folder."""
+LEASE_NS = 10_000_000_000
 
-    def __init__(self, folder):
+
+class Home:
+    """A database, a saver, leases and a manager over one folder, as one of several applications."""
+
+    def __init__(self, folder, clock):
         self.folder = folder
         self.database = Database.open(folder / "holdfast.db")
-        self.clock = ReplayClock(1_000)
-        self.saver = SqlSaver(self.database)
-        self.manager = CheckpointManager(self.database, self.saver, folder, self.clock)
+        self.clock = clock
+        self.leases = Leases(self.database, folder / "owners", clock)
+        self.saver = SqlSaver(self.database, fence=self.leases.check)
+        self.manager = CheckpointManager(self.database, self.saver, self.leases, folder, clock)
 
-    async def begin(self, symbol="SIM", workflow="trade", as_of_ns=AS_OF_NS, **more):
-        return await self.manager.begin(
-            workflow=workflow, symbol=symbol, as_of_ns=as_of_ns, fingerprint=SHAPE, parameters={"seed": 7}, **more
-        )
+    def beginning(self, symbol="SIM", workflow="trade", as_of_ns=AS_OF_NS, **more):
+        given = {"fingerprint": SHAPE, "parameters": {"seed": 7}} | more
+        return self.manager.begin(workflow=workflow, symbol=symbol, as_of_ns=as_of_ns, **given)
+
+    async def begin(self, *given, **more):
+        """A run that was registered, and left at once."""
+        async with self.beginning(*given, **more) as hold:
+            pass
+        return await self.manager.run(hold.run.run_id)
+
+    async def status(self, run_id):
+        return (await self.manager.run(run_id)).status
+
+    def die(self):
+        """As the operating system does it: the lock is let go, and everything else stays as it is."""
+        os.close(self.leases._lock[0])
+        self.leases._lock = None
+
+    def close(self):
+        self.database.close()
+        self.leases.close()
 
 
 @pytest.fixture
-def home(tmp_path):
-    opened = Home(tmp_path)
+def homes(tmp_path):
+    """Two applications on one folder, with one clock."""
+    clock = ReplayClock(1_000)
+    opened = Home(tmp_path, clock), Home(tmp_path, clock)
     yield opened
-    opened.database.close()
+    for each in opened:
+        each.close()
+
+
+@pytest.fixture
+def home(homes):
+    return homes[0]
 
 
 class Letters(TypedDict):
@@ -61,6 +86,12 @@ def letters(saver):
 
 
 async def play(home, run_id):
+    """Let the graph run, under the run's lease."""
+    async with home.manager.claim(run_id):
+        return await invoke(home, run_id)
+
+
+async def invoke(home, run_id):
     graph = letters(home.saver)
     await graph.ainvoke({"text": ""}, {"configurable": {"thread_id": run_id}}, durability="sync")
     return graph
@@ -108,102 +139,147 @@ class TestStatus:
     @pytest.mark.parametrize("status", [RunStatus.STOPPED, RunStatus.FAILED, RunStatus.FINISHED])
     async def test_marked(self, home, status):
         run = await home.begin()
-        home.clock.advance_to(2_000)
-        marked = await home.manager.mark(run.run_id, status, "broken")
+        async with home.manager.claim(run.run_id) as hold:
+            home.clock.advance_to(2_000)
+            marked = await home.manager.mark(hold, status, "broken")
         assert (marked.status, marked.error, marked.updated_ns) == (status, "broken", 2_000)
         assert await home.manager.run(run.run_id) == marked
 
-    async def test_marking_a_run_that_is_not_there(self, home):
-        with pytest.raises(CheckpointNotFound):
-            await home.manager.mark("trade-none", RunStatus.FINISHED)
-
-    async def test_running_while_it_is_held_and_interrupted_after(self, home):
+    async def test_running_while_it_is_held_and_interrupted_after(self, homes):
+        home, other = homes
         run = await home.begin()
-        with home.manager.claim(run.run_id):
-            assert (await home.manager.run(run.run_id)).status is RunStatus.RUNNING
-        assert (await home.manager.run(run.run_id)).status is RunStatus.INTERRUPTED
+        assert run.status is RunStatus.INTERRUPTED
+        async with home.manager.claim(run.run_id) as hold:
+            assert hold.run == run
+            assert (await home.manager.mark(hold, RunStatus.RUNNING)).status is RunStatus.RUNNING
+            for each in homes:
+                assert await each.status(run.run_id) is RunStatus.RUNNING
+                assert await each.manager.held_runs() == {run.run_id}
+        assert await other.status(run.run_id) is RunStatus.INTERRUPTED
+
+    async def test_an_owner_that_is_dead_or_late_leaves_its_run_interrupted(self, homes):
+        home, other = homes
+        async with home.beginning() as late, home.beginning("B") as hold:
+            home.clock.advance_to(1_000 + LEASE_NS)
+            listed = {run.run_id: run.status for run in await other.manager.runs()}
+            assert listed == dict.fromkeys((late.run.run_id, hold.run.run_id), RunStatus.INTERRUPTED)
+        async with home.beginning("C") as hold:
+            assert await other.status(hold.run.run_id) is RunStatus.RUNNING
+            home.die()
+            assert await other.status(hold.run.run_id) is RunStatus.INTERRUPTED
 
     async def test_finished_stays_finished_whoever_holds_it(self, home):
         run = await home.begin()
-        await home.manager.mark(run.run_id, RunStatus.FINISHED)
-        with home.manager.claim(run.run_id):
-            assert (await home.manager.run(run.run_id)).status is RunStatus.FINISHED
+        async with home.manager.claim(run.run_id) as hold:
+            await home.manager.mark(hold, RunStatus.FINISHED)
+        async with home.manager.claim(run.run_id):
+            assert await home.status(run.run_id) is RunStatus.FINISHED
 
-    async def test_a_killed_process_leaves_its_run_interrupted_and_free(self, home):
-        run = await home.begin()
-        child, ready = _holder(home.folder, run.run_id)
-        try:
-            assert ready.recv() == "held"
-            assert (await home.manager.run(run.run_id)).status is RunStatus.RUNNING
-            with pytest.raises(RunLeased, match="another process; nothing was started"), home.manager.claim(run.run_id):
-                pass
-        finally:
-            os.kill(child.pid, signal.SIGKILL)
-            child.join()
-        assert (await home.manager.run(run.run_id)).status is RunStatus.INTERRUPTED
-        with home.manager.claim(run.run_id) as folder:
-            assert folder == home.folder / "runs" / run.run_id
+    async def test_an_end_and_the_lease_are_one_step(self, homes):
+        home, other = homes
+        async with home.beginning() as hold:
+            await home.manager.mark(hold, RunStatus.STOPPED)
+            with pytest.raises(LeaseLost):
+                await invoke(home, hold.run.run_id)
+            async with other.manager.claim(hold.run.run_id) as theirs:
+                await other.manager.mark(theirs, RunStatus.RUNNING)
+                with pytest.raises(LeaseLost):
+                    await home.manager.mark(hold, RunStatus.FINISHED)
+        assert await home.status(hold.run.run_id) is RunStatus.INTERRUPTED
 
-
-def _holder(folder, run_id):
-    """A child process that holds a run until it is killed."""
-    context = multiprocessing.get_context("spawn")
-    ready, told = context.Pipe(duplex=False)
-    child = context.Process(target=_hold, args=(folder, run_id, told), daemon=True)
-    child.start()
-    return child, ready
-
-
-def _hold(folder, run_id, told):
-    with CheckpointManager(None, None, folder, None).claim(run_id):
-        told.send("held")
-        signal.pause()
+    async def test_who_was_taken_over_has_no_say_in_the_status(self, homes):
+        home, other = homes
+        async with home.beginning() as hold:
+            home.clock.advance_to(1_000 + LEASE_NS)
+            async with other.manager.claim(hold.run.run_id) as theirs:
+                for status in RunStatus:
+                    with pytest.raises(LeaseLost, match=f"run {hold.run.run_id} "):
+                        await home.manager.mark(hold, status, "mine")
+                finished = await other.manager.mark(theirs, RunStatus.FINISHED)
+            with pytest.raises(LeaseLost):
+                await home.manager.mark(hold, RunStatus.FAILED, "mine")
+        assert await home.manager.run(hold.run.run_id) == finished
 
 
 class TestClaim:
-    async def test_once_at_a_time_also_in_one_process(self, home):
+    async def test_registered_and_held_in_one_step(self, homes):
+        """Nobody else may find a run that is registered and not held yet."""
+        home, other = homes
+        seen = []
+        real = home.database.awrite
+
+        async def awrite(work):
+            result = await real(work)
+            seen.append([(run.run_id, run.status) for run in await other.manager.runs()])
+            return result
+
+        home.database.awrite = awrite
+        async with home.beginning() as hold:
+            assert seen == [[(hold.run.run_id, RunStatus.RUNNING)]]
+            with pytest.raises(RunLeased):
+                await play(other, hold.run.run_id)
+
+    async def test_once_at_a_time_also_in_one_process(self, homes):
+        home, other = homes
         run = await home.begin()
-        with home.manager.claim(run.run_id), pytest.raises(RunLeased), home.manager.claim(run.run_id):
-            pass
+        async with home.manager.claim(run.run_id):
+            for each in homes:
+                with pytest.raises(RunLeased):
+                    await play(each, run.run_id)
+        await play(other, run.run_id)
 
-    async def test_looking_does_not_stand_in_the_way(self, home, monkeypatch):
+    async def test_the_workflow_cannot_save_without_it(self, home):
         run = await home.begin()
-        with home.manager.claim(run.run_id) as folder:
-            pass
-        looking = (folder / "lock").open()
-        fcntl.flock(looking, fcntl.LOCK_SH)
-        real, calls = fcntl.flock, []
+        with pytest.raises(LeaseLost, match="is not held by this process"):
+            await invoke(home, run.run_id)
+        config = {"configurable": {"thread_id": run.run_id}}
+        with pytest.raises(LeaseLost):
+            await asyncio.to_thread(letters(home.saver).invoke, {"text": ""}, config, durability="sync")
+        config["configurable"]["checkpoint_id"] = "c1"
+        with pytest.raises(LeaseLost):
+            home.saver.put_writes(config, [("text", "x")], "task")
+        with pytest.raises(LeaseLost):
+            await home.saver.aput_writes(config, [("text", "x")], "task")
+        assert not await home.manager.has_checkpoint(run.run_id)
 
-        def flock(file, kind):
-            calls.append(kind)
-            if len(calls) == 5:  # the one who looks is gone again
-                looking.close()
-            return real(file, kind)
+    async def test_who_was_taken_over_saves_nothing_more(self, homes):
+        home, other = homes
+        async with home.beginning() as hold:
+            graph = await invoke(home, hold.run.run_id)
+            home.clock.advance_to(1_000 + LEASE_NS)
+            async with other.manager.claim(hold.run.run_id):
+                before = await other.manager.checkpoints(hold.run.run_id, graph)
+                with pytest.raises(LeaseLost, match="was taken over by"):
+                    await invoke(home, hold.run.run_id)
+                assert await other.manager.checkpoints(hold.run.run_id, graph) == before
+                await invoke(other, hold.run.run_id)
 
-        monkeypatch.setattr(fcntl, "flock", flock)
-        with home.manager.claim(run.run_id):
-            monkeypatch.undo()
-            assert (await home.manager.run(run.run_id)).status is RunStatus.RUNNING
-
-    async def test_who_looks_for_ever_is_not_waited_for_for_ever(self, home):
+    async def test_a_saver_of_ones_own_knows_of_no_runs(self, home):
+        """Documented: who opens the database with a saver without a fence writes what he wants."""
         run = await home.begin()
-        with home.manager.claim(run.run_id) as folder:
-            pass
-        with (folder / "lock").open() as looking:
-            fcntl.flock(looking, fcntl.LOCK_SH)
-            with pytest.raises(RunLeased), home.manager.claim(run.run_id):
-                pass
+        graph = letters(SqlSaver(home.database))
+        await graph.ainvoke({"text": ""}, {"configurable": {"thread_id": run.run_id}}, durability="sync")
 
-    @pytest.mark.parametrize("run_id", ["../x", "", "a/b", ".", "a" * 65])
-    def test_an_id_never_leaves_the_folder(self, home, run_id):
-        with pytest.raises(CheckpointNotFound), home.manager.claim(run_id):
-            pass
+    @pytest.mark.parametrize("run_id", ["../x", "", "a/b", ".", "a" * 65, "not-there"])
+    async def test_an_id_never_leaves_the_folder(self, home, run_id):
+        with pytest.raises(CheckpointNotFound):
+            await play(home, run_id)
         assert not (home.folder / "runs").exists()
 
     async def test_nobody_else_can_look_into_the_folder(self, home):
-        run = await home.begin()
-        with home.manager.claim(run.run_id) as folder:
-            assert folder.stat().st_mode & 0o077 == 0
+        async with home.beginning() as hold:
+            assert hold.folder == home.folder / "runs" / hold.run.run_id
+            assert hold.folder.stat().st_mode & 0o077 == 0
+
+    async def test_a_folder_that_cannot_be_made_leaves_the_run_free(self, homes):
+        home, other = homes
+        (home.folder / "runs").write_text("in the way")
+        with pytest.raises(StorageError, match=r"cannot be used .* not gone on with; mend its rights"):
+            await home.begin()
+        (home.folder / "runs").unlink()
+        (run,) = await other.manager.runs()
+        assert run.status is RunStatus.INTERRUPTED
+        await play(other, run.run_id)
 
 
 class TestLocate:
@@ -227,7 +303,7 @@ class TestLocate:
         assert await home.manager.has_checkpoint(run.run_id)
 
     async def test_a_checkpoint_of_somebody_elses_thread(self, home):
-        graph = await play(home, "not-ours")
+        graph = await invoke(home, "not-ours")
         saved = await graph.aget_state({"configurable": {"thread_id": "not-ours"}})
         with pytest.raises(CheckpointNotFound, match="no run or checkpoint 'not-ours'"):
             await home.manager.locate(saved.config["configurable"]["checkpoint_id"])
@@ -272,13 +348,7 @@ class TestFingerprint:
         assert "members" not in str(caught.value)
 
     async def test_what_changed_is_named_however_long_the_rest_is(self, home):
-        run = await home.manager.begin(
-            workflow="trade",
-            symbol="SIM",
-            as_of_ns=AS_OF_NS,
-            fingerprint={"edges": [f"node_{number}" for number in range(500)]},
-            parameters={},
-        )
+        run = await home.begin(fingerprint={"edges": [f"node_{number}" for number in range(500)]})
         now = {"edges": [*run.fingerprint["edges"][:-1], "changed"], "version": 2}
         with pytest.raises(FingerprintMismatch) as caught:
             check_fingerprint(run, now)
@@ -290,39 +360,3 @@ class TestAtOnce:
     async def test_runs_begun_at_once_have_ids_of_their_own(self, home):
         runs = await asyncio.gather(*(home.begin() for _ in range(20)))
         assert {run.run_id for run in runs} == {f"trade-SIM-20130301T000000Z-{n}" for n in range(1, 21)}
-
-
-def test_a_forked_child_does_not_keep_the_run(tmp_path):
-    """An analyst may fork; the child must not hold the run when the parent has let go of it."""
-    script = (
-        "import os, sys, time\n"
-        "from pathlib import Path\n"
-        "from agents.clock import SystemClock\n"
-        "from checkpoints.runs import CheckpointManager\n"
-        "manager = CheckpointManager(None, None, Path(sys.argv[1]), SystemClock())\n"
-        "with manager.claim('r'):\n"
-        "    if os.fork() == 0:\n"
-        "        print('child', flush=True)\n"
-        "        sys.stdin.read()\n"
-        "        os._exit(0)\n"
-        "    sys.stdin.readline()\n"
-        "print('let go', flush=True)\n"
-    )
-    manager = CheckpointManager(None, None, tmp_path, SystemClock())
-    with subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout.readline() == "child\n"
-        assert manager.is_held("r")
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        assert not manager.is_held("r"), "the child still holds it"
-        parent.stdin.close()
-
-
-def test_a_run_that_cannot_be_looked_at_is_not_free(tmp_path):
-    manager = CheckpointManager(None, None, tmp_path, SystemClock())
-    (tmp_path / "runs" / "r" / "lock").mkdir(parents=True)
-    assert manager.is_held("r")
-    with pytest.raises(StorageError, match="cannot be used"), manager.claim("r"):
-        pass

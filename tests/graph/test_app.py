@@ -55,8 +55,9 @@ class TestOpen:
 
     async def test_time_is_given(self, settings):
         async with open_app(settings(), clock=ReplayClock(5)) as app:
-            run = await app.manager.begin(workflow="trade", symbol="A", as_of_ns=0, fingerprint={}, parameters={})
-            assert run.created_ns == 5
+            given = {"workflow": "trade", "symbol": "A", "as_of_ns": 0, "fingerprint": {}, "parameters": {}}
+            async with app.manager.begin(**given) as hold:
+                assert hold.run.created_ns == 5
 
     async def test_who_watches_sees_and_the_log_keeps_the_failures(self, settings, tmp_path):
         seen = []

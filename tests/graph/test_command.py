@@ -3,10 +3,13 @@
 import json
 import os
 import signal
+import sqlite3
+from contextlib import closing
 
 import pytest
 
 from agents.domain import Finding
+from agents.risk import RiskLimits, explain_limits
 from graph.command import Command, execute
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -148,6 +151,39 @@ class TestPeople:
         assert run("resume", row["run_id"], json=True)[0] == 0
 
 
+class TestLimits:
+    def test_every_limit_with_its_value_and_where_it_comes_from(self, run, tmp_path, monkeypatch):
+        (tmp_path / "given.toml").write_text("[risk]\norder_notional_max = 5\nreject_streak_max = 2\n")
+        monkeypatch.setenv("HOLDFAST_RISK__REJECT_STREAK_MAX", "3")
+        monkeypatch.setenv("HOLDFAST_RISK__RESTRICTED", "gme, AMC")
+        code, out, err = run("limits", config=tmp_path / "given.toml", json=True)
+        found = {each.pop("name"): each for each in objects(out)}
+        assert (code, err, list(found)) == (0, "", [each.name for each in explain_limits(RiskLimits())])
+        assert all(each["unit"] and each["meaning"] and len(each) == 4 for each in found.values())
+        told = {name: (each["value"], each["source"]) for name, each in found.items()}
+        assert told["order_notional_max"] == (5.0, "file")
+        assert told["reject_streak_max"] == (3, "environment")
+        assert told["restricted"] == (["AMC", "GME"], "environment")
+        assert told["quantity_max"] == (None, "default")
+        assert told["quantity_step"] == (0.0001, "default")
+
+    def test_for_people(self, run, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOLDFAST_RISK__RESTRICTED", "gme,AMC")
+        code, out, err = run("limits")
+        rows = {line.split()[0]: " ".join(line.split()) for line in out.splitlines() if line.strip()}
+        assert (code, err) == (0, "")
+        assert rows["daily_loss_share_max"].endswith(" 0.03 share of equity default loss since the UTC day began")
+        assert rows["restricted"].startswith("restricted AMC, GME symbols environment ")
+        assert rows["quantity_max"].startswith("quantity_max none units default ")
+        assert not (tmp_path / "home").exists()
+
+    def test_of_a_bad_file(self, run, tmp_path):
+        (tmp_path / "given.toml").write_text("[risk]\ndaily_loss_share_max = 3\n")
+        code, out, err = run("limits", config=tmp_path / "given.toml", json=True)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "a share of 30 % is written 0.3" in err
+
+
 class TestFaults:
     @pytest.fixture
     def plan(self, tmp_path):
@@ -244,9 +280,130 @@ class TestBadInput:
             assert (code, out, err.count("\n")) == (2, "", 1), more
             assert err.startswith("error: ")
 
-    def test_a_database_that_is_none_is_a_failure(self, run, tmp_path):
+    def test_a_database_that_is_none_is_put_aside_and_told_in_one_line(self, run, tmp_path):
         (tmp_path / "home").mkdir()
         (tmp_path / "home" / "holdfast.db").write_text("this is no database, and it is long enough to be seen as such")
-        code, out, err = run("runs")
-        assert (code, out, err.count("\n")) == (1, "", 1)
-        assert "not an SQLite database" in err
+        code, out, err = run("runs", json=True)
+        assert (code, out, err.count("\n")) == (0, "", 1)
+        assert err.startswith("warning: holdfast.db was damaged (file is not a database), is kept as holdfast.db.corru")
+        assert run("runs", json=True) == (0, "", "")
+
+
+class TestLost:
+    """A run that another process has taken over while this one was paused."""
+
+    def test_it_is_told_in_one_line_and_can_be_gone_on_with(self, run, tmp_path):
+        def taken_over():
+            with closing(sqlite3.connect(tmp_path / "home" / "holdfast.db")) as connection, connection:
+                connection.execute("UPDATE runs SET token = token + 1, leased_until_ns = 0, owner = 'other:1'")
+
+        HOOKS.append(taken_over)
+        run_id = "trade-SIM-20260101T000000Z-1"
+        for command in (("workflow", "trade"), ("resume", run_id)):
+            code, out, err = run(*command, json=True)
+            assert (code, out, err.count("\n")) == (3, "", 1)
+            assert err.startswith(f"error: run {run_id} was taken over by other:1; nothing more was written by this")
+        HOOKS.clear()
+        assert run("resume", run_id, json=True)[0] == 0
+        log = (tmp_path / "home" / "failures.log").read_text()
+        assert [json.loads(line)["event"] for line in log.splitlines()].count("RunLost") == 2
+
+
+class TestForks:
+    @pytest.fixture
+    def first(self, run):
+        return objects(run("workflow", "trade", json=True)[1])[0]
+
+    def test_dry_and_with_orders(self, run, first):
+        at = first["checkpoints"][4]["id"]
+        code, out, err = run("fork", at, json=True)
+        (dry,) = objects(out)
+        assert (code, err, dry["status"], dry["dry"]) == (0, "", "finished", True)
+        assert (dry["forked_from"], dry["forked_at"]) == (first["run_id"], at)
+        assert (dry["decision"]["action"], dry["orders"][0]["status"]) == ("HOLD", "denied")
+        assert [row["before"] for row in dry["checkpoints"]] == ["quality_gate", "execution", "end"]
+        (wet,) = objects(run("fork", at, orders=True, json=True)[1])
+        assert (wet["dry"], wet["decision"]["action"], wet["orders"][0]["status"]) == (False, "BUY", "filled")
+        assert objects(run("checkpoints", dry["run_id"], json=True)[1]) == dry["checkpoints"]
+
+    def test_with_a_settings_file(self, run, first, tmp_path):
+        other = tmp_path / "other.toml"
+        other.write_text("concurrency = 3\n[strategy]\nweight_max = 0.01\n")
+        (fork,) = objects(run("fork", first["checkpoints"][4]["id"], config=other, json=True)[1])
+        assert fork["orders"][0]["quantity"] < first["decision"]["quantity"] / 2
+        (shown,) = objects(run("show", fork["run_id"], json=True)[1])
+        assert shown["settings"]["strategy"]["weight_max"] == 0.01
+        assert shown["settings"]["gate"]["mean_r_min"] == -100.0
+
+    def test_what_people_see(self, run, first):
+        code, out, _ = run("fork", first["checkpoints"][4]["id"], plain=True)
+        assert code == 0
+        for told in (f"{first['run_id'][:-1]}2  forked", f"Forked    from {first['run_id']} at ", "Dry       it can"):
+            assert told in out
+        assert "dry fork: buy" in out
+        tree = [line.split()[:3] for line in run("runs")[1].splitlines() if "trade-SIM" in line]
+        assert tree == [[first["run_id"], "finished", "SIM"], ["└", f"{first['run_id'][:-1]}2", "finished,"]]
+        rows = objects(run("runs", json=True)[1])
+        assert [(row["forked_from"], row["dry"]) for row in rows] == [(None, False), (first["run_id"], True)]
+
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_what_cannot_be_forked_is_one_line_and_two(self, run, first, as_json, tmp_path):
+        (tmp_path / "bad.toml").write_text("weight_max = 1")
+        end = first["checkpoints"][-1]["id"]
+        for subject, more in (
+            ("nobody", {}),
+            (first["run_id"], {}),
+            (end, {}),
+            (end, {"config": tmp_path / "bad.toml"}),
+            (end, {"config": tmp_path / "none.toml"}),
+        ):
+            code, out, err = run("fork", subject, json=as_json, **more)
+            assert (code, out, err.count("\n")) == (2, "", 1), subject
+            assert err.startswith("error: ")
+        assert len(objects(run("runs", json=True)[1])) == 1
+
+
+class TestHousekeeping:
+    def test_there_and_back_and_pruned(self, run, tmp_path):
+        (one,) = objects(run("workflow", "trade", json=True)[1])
+        run_id, file = one["run_id"], tmp_path / "run.hold"
+        assert run("export", run_id, to=file)[:2] == (0, f"exported {run_id} (finished) to {file}, {size_of(file)}\n")
+        (told,) = objects(run("export", run_id, to=tmp_path / "again", json=True)[1])
+        assert told["bytes"] == (tmp_path / "again").stat().st_size
+        there = {"home": tmp_path / "elsewhere"}
+        (taken,) = objects(run("import", str(file), json=True, **there)[1])
+        assert (taken["run_id"], taken["status"], taken["dry"]) == (run_id, "imported", True)
+        assert "(imported)" in run("show", run_id, **there)[1]
+        assert run("resume", run_id, **there)[0] == 2
+        assert "1 run pruned, " in run("prune", keep="0m")[1]
+        assert run("runs", json=True) == (0, "", "")
+        (pruned,) = objects(run("prune", keep="0m", json=True)[1])
+        assert (pruned["pruned"], pruned["dry_run"]) == ([], False)
+        assert objects(run("show", run_id, json=True)[1])[0]["status"] == "pruned"
+
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_refusals_are_one_line(self, run, tmp_path, as_json):
+        (one,) = objects(run("workflow", "trade", json=True)[1])
+        (tmp_path / "there").write_text("x")
+        for code, given in (
+            (2, ("show", "nobody", {})),
+            (2, ("show", "../x", {})),
+            (2, ("prune", "", {"keep": "7"})),
+            (2, ("prune", "", {"keep": ""})),
+            (2, ("export", "nobody", {"to": tmp_path / "new"})),
+            (1, ("export", one["run_id"], {"to": tmp_path / "there"})),
+            (1, ("export", one["run_id"], {"to": tmp_path})),
+            (2, ("import", str(tmp_path / "there"), {})),
+            (2, ("import", str(tmp_path / "none"), {})),
+            (2, ("import", "\x1b[31m", {})),
+            (2, ("resume", "nobody", {})),
+        ):
+            verb, subject, more = given
+            done, out, err = run(verb, subject, json=as_json, **more)
+            assert (done, out, err.count("\n")) == (code, "", 1), given
+            assert err.strip().isprintable()
+        assert (tmp_path / "there").read_text() == "x"
+
+
+def size_of(path):
+    return f"{path.stat().st_size / 1e3:,.1f} kB"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agents.errors import ConfigError
-from graph.config import GuardPolicy, Settings, load_settings
+from graph.config import GuardPolicy, Settings, limit_sources, load_settings, shaping_in
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,21 @@ class TestPrecedence:
         assert again.strategy.allow_short is False
 
 
+class TestLimitSources:
+    def test_what_is_said_twice_comes_from_the_stronger_one(self, toml, monkeypatch):
+        path = toml("[risk]\nquantity_max = 5\norder_notional_max = 9\n", "house/holdfast.toml")
+        monkeypatch.setenv("HOLDFAST_RISK", '{"quantity_max": 4}')
+        monkeypatch.setenv("HOLDFAST_RISK__QUANTITY_STEP", "1")
+        told = {"quantity_max": "environment", "order_notional_max": "file", "quantity_step": "environment"}
+        assert limit_sources(path) == limit_sources(home=path.parent) == told
+        assert load_settings(path).risk.quantity_max == 4
+        monkeypatch.setenv("HOLDFAST_HOME", str(path.parent))
+        assert limit_sources(None, home=None, concurrency=3) == told
+
+    def test_without_any_all_are_defaults(self):
+        assert limit_sources() == {}
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("text", "named"),
@@ -122,6 +137,10 @@ class TestRefusals:
             ("[risk]\norder_notional_max = -1", "order_notional_max is -1"),
             ("[risk]\norder_notional_max = nan", "order_notional_max is nan"),
             ('[risk]\nquantity_step = "NaN"', "quantity_step"),
+            ("[risk]\norder_notional_max = true", "order_notional_max is a truth value"),
+            ("[risk]\ndrawdown_share_max = 30", "a share of 30 % is written 0.3"),
+            ("[risk]\nreject_streak_max = 2.5", "setting risk.reject_streak_max does not fit"),
+            ('[risk]\nrestricted = ["G ME"]', "'G ME' is not a symbol"),
             ("[strategy]\nstop_atr = 0", "strategy.stop_atr is 0"),
             ("[gate]\ncoverage_min = inf", "gate.coverage_min is inf"),
             ("[guards.trend]\nmax_attempts = 0", "max_attempts is 0"),
@@ -169,3 +188,66 @@ class TestRefusals:
                 load_settings(home=home)
         with pytest.raises(ConfigError, match="the home folder ~nobody-here/x cannot be told"):
             load_settings(home=Path("~nobody-here/x"))
+
+
+class TestDatabase:
+    URL = "postgresql://me:canary@localhost/books"
+
+    def test_it_is_the_file_of_the_home_unless_a_url_is_given(self, toml, tmp_path, monkeypatch):
+        assert load_settings().address == tmp_path / ".holdfast" / "holdfast.db"
+        path = toml('database = "sqlite:///of/the/file"')
+        assert load_settings(path).address == "sqlite:///of/the/file"
+        monkeypatch.setenv("HOLDFAST_DATABASE", "sqlite:///of/the/environment")
+        assert load_settings(path).address == "sqlite:///of/the/environment"
+        assert load_settings(path, database=self.URL).address == self.URL
+
+    def test_its_password_is_neither_shown_nor_kept(self):
+        settings = load_settings(database=self.URL)
+        assert "canary" not in f"{settings!r}{settings}{settings.model_dump()}{settings.model_dump_json()}"
+        assert "database" not in settings.shaping()
+        assert settings.home_flag == " --database 'postgresql://me:***@localhost/books'"
+
+    def test_a_run_goes_on_where_it_is_kept_today(self):
+        kept = load_settings(database=self.URL, window=200).shaping()
+        today = load_settings(database="sqlite:///moved").of_run(kept)
+        assert (today.address, today.window) == ("sqlite:///moved", 200)
+
+    def test_what_is_found_anyway_is_no_part_of_a_hint(self, toml, monkeypatch):
+        toml(f'database = "{self.URL}"', ".holdfast/holdfast.toml")
+        assert load_settings().home_flag == ""
+        assert load_settings(database="sqlite:///other").home_flag == " --database sqlite:///other"
+        monkeypatch.setenv("HOLDFAST_DATABASE", "sqlite:///other")
+        assert load_settings().home_flag == ""
+        assert load_settings(database=self.URL).home_flag != ""
+
+    @pytest.mark.parametrize("value", ["canary", 3, ["canary"], {"canary": 1}])
+    def test_what_is_no_url_is_refused_without_being_shown(self, value):
+        with pytest.raises(ConfigError, match="setting database does not fit: ") as caught:
+            load_settings(database=value)
+        assert "canary" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+class TestChanges:
+    """The settings of a run, but for those of a file."""
+
+    def test_one_by_one_within_a_section_and_whole_elsewhere(self, settings):
+        kept = settings(strategy={"weight_max": 0.2, "reward_risk": 3.0}, optional=("volume",)).shaping()
+        today = settings(concurrency=3)
+        changes = {"strategy": {"weight_max": 0.1}, "optional": ["seasonality"], "guards": {"trend": {"deadline": 9}}}
+        changed = today.of_run(kept, changes)
+        assert (changed.strategy.weight_max, changed.strategy.reward_risk) == (0.1, 3.0)
+        assert (changed.optional, changed.guards["trend"].deadline, changed.concurrency) == (("seasonality",), 9, 3)
+        assert today.of_run(kept, {}).shaping() == today.of_run(kept).shaping() == kept
+        assert kept["strategy"]["weight_max"] == 0.2
+
+    def test_a_change_that_does_not_fit(self, settings):
+        with pytest.raises(ConfigError, match=r"setting strategy\S* does not fit"):
+            settings().of_run({}, {"strategy": {"weight_max": []}})
+
+    def test_what_a_file_has_of_them(self, tmp_path):
+        path = tmp_path / "other.toml"
+        path.write_text('home = "/x"\nconcurrency = 2\ncash = 5\n[strategy]\nweight_max = 0.1\n')
+        assert shaping_in(path) == {"cash": 5, "strategy": {"weight_max": 0.1}}
+        with pytest.raises(ConfigError):
+            shaping_in(tmp_path / "none.toml")

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from agents.domain import TradingState
 from checkpoints.events import Entry
 from checkpoints.runs import RunStatus
+from checkpoints.trading_state import Trading
 from graph.report import write_report
 
 
@@ -127,6 +129,14 @@ def test_numbers_that_json_lacks_become_text(written, make_result):
     _, data = written(make_result(value=float("nan")))
     assert data["timeline"][1]["detail"]["open_seconds"] == "inf"
     assert data["gate"]["checks"][0]["value"] == "nan"
+
+
+def test_a_trading_state_that_is_not_active(written, make_result, hostile):
+    halted = Trading(TradingState.HALTED, "operator", "anna", hostile, 0)
+    text, data = written(make_result(trading=halted))
+    assert "Trading is **HALTED (operator, anna: [/red]" in text
+    assert headings(text) == headings(written(make_result())[0])
+    assert (data["trading"]["state"], data["trading"]["why"]) == ("halted", hostile)
 
 
 def test_a_report_is_replaced_in_one_piece(tmp_path, make_result, monkeypatch):

@@ -53,9 +53,10 @@ class TestFlags:
     def test_everything_reaches_the_command(self, parsed):
         line = "--workflow trade --symbol A --symbol B --data a.csv --data b.csv --inject a=kill"
         more = (
-            "--faults plan.toml --fault-seed 3 --concurrency 2 --calendar XNYS --home /h --config c.toml --plain --json"
+            "--faults plan.toml --fault-seed 3 --concurrency 2 --calendar XNYS --home /h --database sqlite:///x"
+            " --config c.toml --plain --json"
         )
-        flags = {"home": Path("/h"), "concurrency": 2, "calendar": "XNYS"}
+        flags = {"home": Path("/h"), "database": "sqlite:///x", "concurrency": 2, "calendar": "XNYS"}
         assert parsed(*line.split(), *more.split()) == command.Command(
             verb="workflow",
             subject="trade",
@@ -77,11 +78,25 @@ class TestFlags:
             ("--checkpoints x", "checkpoints", "x"),
             ("--runs", "runs", ""),
             ("--workflows", "workflows", ""),
+            ("--activate seen", "activate", "seen"),
+            ("--limits", "limits", ""),
+            ("--fork x", "fork", "x"),
+            ("--show x", "show", "x"),
+            ("--prune --keep 7d", "prune", ""),
+            ("--export x --to f", "export", "x"),
+            ("--import f", "import", "f"),
         ],
     )
     def test_the_other_verbs(self, parsed, line, verb, subject):
         taken = parsed(*line.split())
         assert (taken.verb, taken.subject, taken.symbols, taken.seed) == (verb, subject, (), 7)
+
+    def test_what_belongs_to_one_verb(self, parsed):
+        fork = parsed("--fork", "x", "--orders", "--config", "c.toml", "--inject", "a=kill")
+        assert (fork.orders, fork.config, fork.inject) == (True, Path("c.toml"), ("a=kill",))
+        prune = parsed("--prune", "--keep", "12h", "--dry-run")
+        assert (prune.keep, prune.dry_run, prune.orders) == ("12h", True, False)
+        assert parsed("--export", "x", "--to", "a b").to == Path("a b")
 
     @pytest.mark.parametrize("code", [0, 1, 2, 3])
     def test_the_code_is_the_commands(self, main, monkeypatch, code):
@@ -92,12 +107,25 @@ class TestFlags:
         "line",
         [
             "--runs --workflow trade",
+            "--runs --activate seen",
             "--resume a --checkpoints b",
             "--json",
             "--runs --symbol A",
             "--resume x --data y",
             "--runs --inject a=kill",
             "--runs --faults plan.toml",
+            "--show x --inject a=kill",
+            "--resume x --orders",
+            "--workflow trade --orders",
+            "--prune",
+            "--prune --dry-run",
+            "--runs --keep 7d",
+            "--runs --dry-run",
+            "--export x",
+            "--export",
+            "--import",
+            "--import f --to g",
+            "--fork x --resume y",
             "--workflow trade --fault-seed 3",
             "--workflow trade --inject a=kill --fault-seed x",
             "--bogus",
@@ -114,7 +142,7 @@ class TestFlags:
         assert err.startswith("error: ")
 
     def test_an_empty_name_is_a_name(self, main, tmp_path):
-        for verb in ("--workflow", "--resume", "--checkpoints"):
+        for verb in ("--workflow", "--resume", "--checkpoints", "--fork", "--show", "--import"):
             code, _, err = main(verb, "", "--home", tmp_path)
             assert (code, err.count("\n")) == (2, 1)
 
@@ -128,7 +156,7 @@ class TestProcesses:
     def test_help_is_complete_and_light(self):
         shown = shell("--help")
         assert (shown.returncode, shown.stderr) == (0, "")
-        for flag in ("--workflow", "--resume", "--inject", "--checkpoints", "Exit codes"):
+        for flag in ("--workflow", "--resume", "--fork", "--prune", "--inject", "--checkpoints", "Exit codes"):
             assert flag in shown.stdout
         assert max(map(len, shown.stdout.splitlines())) <= 120
         code = "import sys, graph.run; print([m for m in ('langgraph', 'numpy', 'sqlalchemy') if m in sys.modules])"

@@ -1,18 +1,36 @@
 """The runner: many decisions at once, stopped and taken up again, and never an order too many."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
-from agents.domain import Finding, MarketView, OrderStatus
-from agents.errors import BadBars, CheckpointNotFound, FingerprintMismatch, HoldfastError, RunLeased, StorageError
+from agents.clock import ReplayClock
+from agents.domain import Finding, MarketView, OrderStatus, Side
+from agents.errors import (
+    BadBars,
+    CheckpointNotFound,
+    ConfigError,
+    FingerprintMismatch,
+    HoldfastError,
+    InputError,
+    LeaseLost,
+    RunLeased,
+    StorageError,
+)
+from checkpoints.leases import runs
 from checkpoints.runs import RunStatus
-from graph.app import open_app
+from graph.app import App, open_app
 from graph.resilience import FaultPlan
+from graph.resilience.virtual import VirtualClock
 from graph.runner import Market, Runner
+from graph.telemetry import CURRENT_RUN
 from tests.graph.test_workflow import stand_in
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -33,10 +51,20 @@ async def bear(view: MarketView) -> Finding:
     return Finding("bear", -0.8, 0.9, "down")
 
 
+SNEAKS: list[Callable[[MarketView], Awaitable[None]]] = []
+
+
+async def sneak(view: MarketView) -> Finding:
+    for each in SNEAKS:
+        await each(view)
+    return Finding("sneak", 0.8, 0.9, "up")
+
+
 @pytest.fixture(autouse=True)
 def _clean():
     ASKED.clear()
     HOOKS.clear()
+    SNEAKS.clear()
 
 
 class House:
@@ -66,12 +94,17 @@ def sim(*symbols, seed=7):
 
 
 @pytest.fixture
-async def house(settings):
+async def house(settings, monkeypatch):
     opened = []
 
-    async def make(**flags):
+    async def unasked(_app):
+        """The books are those of a venue, which takes the paper broker's place only when the application is open."""
+
+    monkeypatch.setattr(App, "recover", unasked)
+
+    async def make(clock=None, **flags):
         ours = {"required": ("tests.graph.test_runner:bull",), "optional": (), "gate": {"mean_r_min": -100.0}}
-        manager = open_app(settings(**(ours | flags)))
+        manager = open_app(settings(**(ours | flags)), clock=clock)
         opened.append(manager)
         return House(await manager.__aenter__())
 
@@ -153,8 +186,10 @@ class TestStart:
         assert [each.run.status for each in await here.start(*"AB")] == [RunStatus.FINISHED] * 2
 
     async def test_a_database_that_fails_is_told_as_such(self, house, monkeypatch):
+        @asynccontextmanager
         async def full(**_):
             raise StorageError("the disk is full")
+            yield
 
         here = await house()
         monkeypatch.setattr(here.app.manager, "begin", full)
@@ -255,6 +290,17 @@ class TestResume:
         kinds = [entry.kind for entry in finished.timeline if entry.kind.startswith("Run")]
         assert kinds == ["RunStarted", "RunFailed", "RunResumed", "RunFinished"]
 
+    async def test_its_own_lost_order_is_settled_before_anything_is_decided(self, house):
+        here = await house()
+        here.venue.troubles = ["drop"] * 50
+        (failed,) = await here.start()
+        assert failed.orders[0].status is OrderStatus.UNKNOWN
+        here.broker_is_back()
+        runner = Runner(here.app)
+        runner.stop()
+        stopped = await runner.resume(failed.run.run_id)
+        assert (stopped.run.status, stopped.orders[0].status) == (RunStatus.STOPPED, OrderStatus.FILLED)
+
     async def test_while_the_broker_is_still_dead_it_fails_again(self, house):
         here = await house()
         here.venue.troubles = ["drop"] * 50
@@ -278,7 +324,7 @@ class TestResume:
         (first,) = await here.start()
         row = next(row for row in first.checkpoints if row.before == "strategy")
         settings = here.app.settings.shaping() | {"strategy": {"weight_max": 0.01}}
-        monkeypatch.setattr(type(here.app.manager), "run", _with_parameters(here.app.manager, {"settings": settings}))
+        monkeypatch.setattr(here.app.manager, "claim", _with_parameters(here.app.manager, {"settings": settings}))
         result = await here.resume(row.checkpoint_id)
         assert result.run.status is RunStatus.FAILED
         assert result.run.error.startswith("OrderConflict: ")
@@ -287,41 +333,27 @@ class TestResume:
     async def test_killed_before_anything_was_saved_it_starts_from_its_parameters(self, house):
         here = await house()
         (model,) = await here.start()
-        compiled = here.app.trade(here.app.settings, sim("SIM").feed(here.app.settings))
-        run = await here.app.manager.begin(
-            workflow="trade",
-            symbol="SIM",
-            as_of_ns=model.run.as_of_ns,
-            fingerprint=compiled.fingerprint,
-            parameters={"market": sim("SIM").as_json(), "settings": here.app.settings.shaping()},
-        )
+        run = await registered(here.app, model.run.as_of_ns)
         result = await here.resume(run.run_id)
         assert (result.run.status, result.quantity) == (RunStatus.FINISHED, model.quantity)
         assert result.orders[0].client_order_id != model.orders[0].client_order_id
 
     async def test_and_not_on_bars_that_have_changed(self, house):
         here = await house()
-        compiled = here.app.trade(here.app.settings, sim("SIM").feed(here.app.settings))
-        run = await here.app.manager.begin(
-            workflow="trade",
-            symbol="SIM",
-            as_of_ns=5,
-            fingerprint=compiled.fingerprint,
-            parameters={"market": sim("SIM").as_json(), "settings": here.app.settings.shaping()},
-        )
+        run = await registered(here.app, as_of_ns=5)
         with pytest.raises(HoldfastError, match=r"the bars of SIM have changed .* nothing was resumed"):
             await here.resume(run.run_id)
         assert ASKED == []
 
     async def test_it_goes_on_with_the_settings_it_began_with(self, house, monkeypatch):
         first = await house()
+        monkeypatch.setenv("HOLDFAST_STRATEGY__WEIGHT_MAX", "0.001")
+        monkeypatch.setenv("HOLDFAST_RISK__QUANTITY_MAX", "0.01")
+        other = await house(strategy={"weight_max": 0.002}, required=("trend",))
         HOOKS["SIM"] = first.runner.stop
         (stopped,) = await first.start()
         (model,) = await Runner(first.app).start_all(sim("B"))
         HOOKS.clear()
-        monkeypatch.setenv("HOLDFAST_STRATEGY__WEIGHT_MAX", "0.001")
-        monkeypatch.setenv("HOLDFAST_RISK__QUANTITY_MAX", "0.01")
-        other = await house(strategy={"weight_max": 0.002}, required=("trend",))
         finished = await other.resume(stopped.run.run_id)
         assert finished.run.status is RunStatus.FINISHED
         assert finished.plan.target_weight > 0.01
@@ -332,7 +364,7 @@ class TestResume:
         here = await house()
         (first,) = await here.start()
         row = first.checkpoints[3]
-        with here.app.manager.claim(first.run.run_id):
+        async with here.app.manager.claim(first.run.run_id):
             for identifier in (first.run.run_id, row.checkpoint_id):
                 with pytest.raises(RunLeased, match="nothing was started"):
                     await here.resume(identifier)
@@ -352,7 +384,7 @@ class TestResume:
         (stopped,) = await here.start()
         settings = here.app.settings.shaping() | {"required": ["tests.graph.test_runner:bear"]}
         parameters = {"settings": settings}
-        monkeypatch.setattr(type(here.app.manager), "run", _with_parameters(here.app.manager, parameters))
+        monkeypatch.setattr(here.app.manager, "claim", _with_parameters(here.app.manager, parameters))
         with pytest.raises(FingerprintMismatch, match=r"members lost \['bull'\] and gained \['bear'\]"):
             await here.resume(stopped.run.run_id)
         monkeypatch.undo()
@@ -365,15 +397,199 @@ class TestResume:
             await here.resume(identifier)
 
 
+class LoopTime:
+    """The wall clock of a simulation is its loop's."""
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def now_ns(self):
+        return round(self._clock.now * 1e9)
+
+
+async def registered(app, as_of_ns):
+    """A run of which nothing was saved yet when its process was killed."""
+    compiled = app.trade(app.settings, sim("SIM").feed(app.settings))
+    parameters = {"market": sim("SIM").as_json(), "settings": app.settings.shaping()}
+    given = {"workflow": "trade", "symbol": "SIM", "fingerprint": compiled.fingerprint, "parameters": parameters}
+    async with app.manager.begin(as_of_ns=as_of_ns, **given) as hold:
+        return hold.run
+
+
 def _with_parameters(manager, parameters):
-    """The registry, as if the run had been started with other parameters."""
-    real = type(manager).run
+    """Claims of runs, as if they had been started with other parameters."""
+    real = manager.claim
 
-    async def run(self, run_id):
-        found = await real(self, run_id)
-        return replace(found, parameters=dict(found.parameters) | parameters)
+    @asynccontextmanager
+    async def claim(run_id):
+        async with real(run_id) as hold:
+            yield replace(hold, run=replace(hold.run, parameters=dict(hold.run.parameters) | parameters))
 
-    return run
+    return claim
+
+
+class TestTwoApplications:
+    """Two applications on one home: a run is one's, and then the other's, and never both's."""
+
+    @pytest.fixture
+    async def two(self, house):
+        clock = ReplayClock(1_000)
+        first, second = await house(clock=clock), await house(clock=clock)
+        second.app.broker = first.app.broker  # one venue for both
+        return first, second, lambda: clock.advance_to(clock.now_ns() + 10_000_000_000)
+
+    def test_in_a_simulation_too(self, settings):
+        """On virtual time, with databases that need no threads: the first is paused, and the second waits for it."""
+        ours = {"required": ("tests.graph.test_runner:bull",), "optional": (), "gate": {"mean_r_min": -100.0}}
+
+        async def second_turn(app):
+            while True:
+                try:
+                    return await Runner(app).resume("trade-SIM-20260101T000000Z-1")
+                except (CheckpointNotFound, RunLeased):
+                    await asyncio.sleep(1)
+
+        async def play(clock):
+            opened = [open_app(settings(**ours), clock=clock, inline=True) for _ in range(2)]
+            async with opened[0] as first, opened[1] as second:
+                venue = second.broker = stand_in(first)
+                first.leases._renew_s = 1e6  # it is paused, and only what is saved after its pause is delayed
+                _delay_saving(first, lambda: asyncio.sleep(60))
+                runner = Runner(first)
+                both = await asyncio.gather(runner.start_all(sim("SIM")), second_turn(second))
+                return both, runner.lost, len(venue.executions)
+
+        with VirtualClock(seed=5) as clock:
+            began = clock.now
+            (results, finished), lost, executions = clock.run(play(LoopTime(clock)))
+            assert 60 <= clock.now - began < 70
+        assert (results, [type(each) for each in lost]) == ([], [LeaseLost])
+        assert (finished.run.status, executions) == (RunStatus.FINISHED, 1)
+        resumed = next(entry.time_ns for entry in finished.timeline if entry.kind == "RunResumed")
+        assert 10 <= resumed / 1e9 - began < 12, "it was not waited for, or for too long"
+
+    async def test_a_run_cannot_be_resumed_before_its_work_begins(self, two, monkeypatch):
+        first, second, _ = two
+        real, refused = first.app.ledger.open_account, []
+
+        async def open_account(*given):
+            (run,) = await second.app.manager.runs()
+            assert run.status is RunStatus.RUNNING
+            with pytest.raises(RunLeased) as caught:
+                await second.resume(run.run_id)
+            refused.append(str(caught.value))
+            await real(*given)
+
+        monkeypatch.setattr(first.app.ledger, "open_account", open_account)
+        (result,) = await first.start()
+        assert (result.run.status, ASKED, len(refused)) == (RunStatus.FINISHED, ["SIM"], 1)
+
+    async def test_one_that_was_taken_over_writes_and_orders_nothing_more(self, two):
+        first, second, expire = two
+        taken = asyncio.Event()
+
+        async def take_over():
+            (run,) = await second.app.manager.runs()
+            HOOKS.clear()
+            taken_over.append(await second.resume(run.run_id))
+            taken.set()
+
+        def pause():
+            expire()
+            rivals.append(asyncio.ensure_future(take_over()))
+
+        taken_over, rivals = [], []
+        HOOKS["SIM"] = pause
+        _delay_saving(first.app, taken.wait)
+        assert await first.start() == []
+        (lost,) = first.runner.lost
+        assert isinstance(lost, LeaseLost)
+        assert "was taken over by another process, which is done with it; nothing more was written" in str(lost)
+        (finished,) = taken_over
+        assert finished.run == await first.app.manager.run(finished.run.run_id)
+        assert (finished.run.status, len(finished.orders), len(first.venue.executions)) == (RunStatus.FINISHED, 1, 1)
+        assert (await first.resume(finished.run.run_id)).checkpoints == finished.checkpoints
+        assert [entry.kind for entry in first.entries][-1] == "RunLost"
+
+    async def test_one_that_is_taken_over_while_it_resumes_says_so(self, two):
+        first, second, expire = two
+        HOOKS["SIM"] = first.runner.stop
+        (stopped,) = await first.start()
+        ASKED.clear()
+
+        async def mark(*given):
+            expire()
+            assert (await second.resume(stopped.run.run_id)).run.status is RunStatus.FINISHED
+            return await real(*given)
+
+        real, first.app.manager.mark = first.app.manager.mark, mark
+        with pytest.raises(LeaseLost):
+            await first.resume(stopped.run.run_id)
+        assert (ASKED, len(first.venue.executions)) == ([], 1)
+
+    async def test_the_others_go_on(self, two):
+        first, second, _ = two
+
+        def lose():
+            thefts.append(asyncio.ensure_future(_steal(second.app, "B")))
+
+        thefts = []
+        HOOKS["B"] = lose
+        _delay_saving(first.app, lambda: asyncio.gather(*thefts))
+        results = await first.start(*"ABC")
+        assert {each.run.symbol: each.run.status for each in results} == dict.fromkeys("AC", RunStatus.FINISHED)
+        assert [type(each) for each in first.runner.lost] == [LeaseLost]
+
+    async def test_also_where_one_is_somebody_elses_before_it_begins(self, house, monkeypatch):
+        here = await house()
+        real = here.app.manager.begin
+
+        def begin(**given):
+            if given["symbol"] == "B":
+                raise RunLeased("B is somebody's")
+            return real(**given)
+
+        monkeypatch.setattr(here.app.manager, "begin", begin)
+        results = await here.start(*"ABC")
+        assert [each.run.symbol for each in results] == ["A", "C"]
+        assert [str(each) for each in here.runner.lost] == ["B is somebody's"]
+
+    async def test_orders_of_a_run_that_somebody_holds_are_left_alone(self, two):
+        first, second, expire = two
+        first.venue.troubles = ["drop"] * 50
+        (lost,) = await first.start()
+        first.broker_is_back()
+
+        async def status():
+            return (await first.app.ledger.orders(lost.run.run_id))[0].status
+
+        async with first.app.manager.claim(lost.run.run_id):
+            await second.start("B")
+            assert await status() is OrderStatus.UNKNOWN
+            (other,) = await second.start("C")
+            await second.resume(other.checkpoints[0].checkpoint_id)
+            assert await status() is OrderStatus.UNKNOWN
+            expire()
+            await second.start("D")
+            assert await status() is OrderStatus.FILLED
+
+
+def _delay_saving(app, until):
+    """From its first analyst's answer on, a run is as if paused, until `until` is done."""
+
+    async def later(real, *given):
+        if ASKED:
+            await until()
+        return await real(*given)
+
+    for name in ("aput", "aput_writes"):
+        setattr(app.saver, name, partial(later, getattr(app.saver, name)))
+
+
+async def _steal(app, symbol):
+    """Take a run away from whoever works on it, and leave it."""
+    steal = update(runs).where(runs.c.symbol == symbol).values(token=9)
+    await app.database.awrite(lambda connection: connection.execute(steal))
 
 
 def test_a_market_is_found_again(tmp_path, monkeypatch):
@@ -381,3 +597,168 @@ def test_a_market_is_found_again(tmp_path, monkeypatch):
     market = Market(("A", "B"), {"A": Path("a.csv"), "B": tmp_path / "b.csv"}, 3)
     again = Market.from_json(market.as_json())
     assert again == Market(("A", "B"), {"A": tmp_path / "a.csv", "B": tmp_path / "b.csv"}, 3)
+
+
+class TestFork:
+    async def fork(self, here, identifier, **more):
+        return await Runner(here.app).fork(identifier, **more)
+
+    async def test_from_every_state_it_decides_alike_and_sends_nothing(self, house):
+        here = await house()
+        (first,) = await here.start()
+        calls, bought = list(here.venue.calls), first.orders[0].intent
+        for row, asked in zip(first.checkpoints[:-1], [1, 1, 1, 0, 0, 0, 0], strict=True):
+            ASKED.clear()
+            fork = await self.fork(here, row.checkpoint_id)
+            assert (fork.run.status, fork.run.dry, len(ASKED)) == (RunStatus.FINISHED, True, asked), row.before
+            assert (fork.run.forked_from, fork.run.forked_at) == (first.run.run_id, row.checkpoint_id)
+            assert (fork.action, fork.resumed_from) == ("HOLD", None)
+            (order,) = fork.orders
+            assert (order.status, order.intent.quantity, order.intent.run_id) == (
+                OrderStatus.DENIED,
+                bought.quantity,
+                fork.run.run_id,
+            )
+            assert fork.reasons[-1] == f"dry fork: buy {first.quantity:f} SIM was not sent"
+            assert {check.name for check in order.checks} >= {"order_size", "trading_state"}
+            assert await here.app.ledger.orders(fork.run.run_id) == ()
+            told = next(entry.detail for entry in fork.timeline if entry.kind == "RunForked")
+            assert told == {"origin": first.run.run_id, "checkpoint": row.checkpoint_id, "dry": True, "changes": {}}
+            assert fork.as_json()["dry"] is True
+        assert (here.venue.calls, len(await here.app.ledger.executed())) == (calls, 1)
+        assert replace(await here.resume(first.run.run_id), resumed_from=None) == first
+        assert not any(entry.kind == "RunForked" for entry in here.entries if entry.run_id == first.run.run_id)
+
+    async def test_with_orders_it_sends_one_of_its_own(self, house):
+        here = await house()
+        (first,) = await here.start()
+        fork = await self.fork(here, first.checkpoints[2].checkpoint_id, orders=True)
+        assert (fork.run.dry, fork.action, fork.quantity) == (False, "BUY", first.quantity)
+        assert fork.orders[0].client_order_id != first.orders[0].client_order_id
+        assert (fork.run.account, len(here.venue.executions)) == (fork.run.run_id, 2)
+        assert await here.app.ledger.portfolio(first.run.account) == first.portfolio
+
+    async def test_with_other_settings_and_all_else_alike(self, house):
+        here = await house()
+        (first,) = await here.start()
+        before_plan = first.checkpoints[4].checkpoint_id
+        changes = {"strategy": {"weight_max": 0.01}, "cash": 5}
+        fork = await self.fork(here, before_plan, changes=changes)
+        assert fork.orders[0].intent.quantity < first.quantity / 2
+        kept, now = (run.parameters["settings"] for run in (first.run, fork.run))
+        assert now["strategy"] == kept["strategy"] | {"weight_max": 0.01}
+        assert {name for name in now if now[name] != kept[name]} == {"strategy", "cash"}
+        assert fork.portfolio.cash == 5
+        again = await self.fork(here, fork.checkpoints[0].checkpoint_id)
+        assert again.run.parameters == fork.run.parameters
+        told = {entry.run_id: entry.detail["changes"] for entry in here.entries if entry.kind == "RunForked"}
+        assert told == {fork.run.run_id: changes, again.run.run_id: {}}
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "says"),
+        [
+            ({"required": ["tests.graph.test_runner:bear"]}, FingerprintMismatch, r"members lost \['bull'\]"),
+            ({"strategy": {"weight_max": "much"}}, ConfigError, "setting strategy.weight_max does not fit"),
+        ],
+    )
+    async def test_settings_that_it_cannot_go_on_with(self, house, changes, error, says):
+        here = await house()
+        (first,) = await here.start()
+        with pytest.raises(error, match=says):
+            await self.fork(here, first.checkpoints[2].checkpoint_id, changes=changes)
+        assert len(await here.app.manager.runs()) == 1
+
+    async def test_after_an_end_there_is_nothing_to_do(self, house):
+        here = await house()
+        (first,) = await here.start()
+        end = first.checkpoints[-1].checkpoint_id
+        for identifier in (first.run.run_id, end):
+            with pytest.raises(InputError, match=r"came to an end at its newest state, .* nothing was forked"):
+                await self.fork(here, identifier)
+        await here.resume(first.checkpoints[5].checkpoint_id)
+        with pytest.raises(InputError, match=f"came to an end at checkpoint {end}, "):
+            await self.fork(here, end)
+        assert len(await here.app.manager.runs()) == 1
+
+    async def test_an_id_that_is_not_there(self, house):
+        here = await house()
+        with pytest.raises(CheckpointNotFound):
+            await self.fork(here, "nobody")
+        (model,) = await here.start()
+        run = await registered(here.app, model.run.as_of_ns)
+        with pytest.raises(CheckpointNotFound, match="has no saved state yet; nothing was forked"):
+            await self.fork(here, run.run_id)
+        assert len(await here.app.manager.runs()) == 2
+
+    async def test_of_one_that_was_stopped_which_goes_on_by_itself(self, house):
+        here = await house()
+        HOOKS["SIM"] = here.runner.stop
+        (stopped,) = await here.start()
+        fork = await self.fork(here, stopped.run.run_id)
+        assert (fork.run.status, ASKED, here.venue.calls) == (RunStatus.FINISHED, ["SIM"], [])
+        finished = await here.resume(stopped.run.run_id)
+        assert (finished.run.status, ASKED, len(here.venue.executions)) == (RunStatus.FINISHED, ["SIM"], 1)
+
+    async def test_of_one_that_failed_for_want_of_analysts_asks_them_again(self, house):
+        def fail():
+            raise ValueError("no data")
+
+        here = await house()
+        HOOKS["SIM"] = fail
+        (failed,) = await here.start()
+        assert failed.run.error.startswith("CriticalDegradation: ")
+        HOOKS.clear()
+        fork = await self.fork(here, failed.run.run_id)
+        assert (fork.run.status, fork.orders[0].status) == (RunStatus.FINISHED, OrderStatus.DENIED)
+
+    async def test_stopped_and_gone_on_with_it_is_as_dry_as_before(self, house):
+        here = await house()
+        (first,) = await here.start()
+        runner = Runner(here.app)
+        runner.stop()
+        stopped = await runner.fork(first.checkpoints[2].checkpoint_id)
+        assert (stopped.run.status, stopped.run.dry) == (RunStatus.STOPPED, True)
+        finished = await here.resume(stopped.run.run_id)
+        assert (finished.run.status, finished.run.dry, finished.action) == (RunStatus.FINISHED, True, "HOLD")
+        rewound = await here.resume(finished.checkpoints[-2].checkpoint_id)
+        assert (rewound.run.dry, rewound.action, len(here.venue.executions)) == (True, "HOLD", 1)
+
+    async def test_a_dry_one_leaves_alone_what_others_have_sent(self, house):
+        here = await house()
+        here.venue.troubles = ["drop"] * 50
+        (failed,) = await here.start()
+        assert failed.orders[0].status is OrderStatus.UNKNOWN
+        here.broker_is_back()
+        calls = list(here.venue.calls)
+        dry = await self.fork(here, failed.checkpoints[-1].checkpoint_id)
+        assert (dry.run.status, here.venue.calls) == (RunStatus.FINISHED, calls)
+        assert (await here.app.ledger.orders(failed.run.run_id))[0].status is OrderStatus.UNKNOWN
+        await self.fork(here, failed.checkpoints[-1].checkpoint_id, orders=True)
+        assert (await here.app.ledger.orders(failed.run.run_id))[0].status is OrderStatus.FILLED
+        assert len(here.venue.executions) == 2
+
+    async def test_an_analyst_that_orders_by_itself_is_refused_too(self, house):
+        here = await house(required=("tests.graph.test_runner:sneak",))
+        tickets = []
+
+        async def order(view):
+            desk, run_id = here.app.desk(here.app.settings), CURRENT_RUN.get()
+            submitted = desk.submit(
+                run_id=run_id, account=run_id, side=Side.BUY, quantity=Decimal(1), view=view, decision=9
+            )
+            tickets.append(await submitted)
+
+        SNEAKS.append(order)
+        (first,) = await here.start()
+        assert (tickets[0].order.status, len(here.venue.executions)) == (OrderStatus.FILLED, 2)
+        await self.fork(here, first.checkpoints[1].checkpoint_id)
+        assert (tickets[1].order.status, len(here.venue.executions)) == (OrderStatus.DENIED, 2)
+
+    async def test_on_files_it_sees_the_account_that_all_share(self, house, tmp_path):
+        here = await house()
+        files = {"A": bars_file(tmp_path / "a.csv", 10)}
+        (first,) = await here.runner.start_all(Market(("A",), files, 7))
+        (tmp_path / "a.csv").unlink()
+        fork = await self.fork(here, first.checkpoints[1].checkpoint_id)
+        assert (fork.run.status, fork.run.account) == (RunStatus.FINISHED, "paper")
+        assert fork.portfolio == first.portfolio

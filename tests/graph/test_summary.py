@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from agents.domain import TradingState
 from checkpoints.events import Entry
 from checkpoints.runs import Run, RunStatus
+from checkpoints.trading_state import Trading
 from graph import summary
 from graph.workflow import WORKFLOWS
 
@@ -74,11 +76,23 @@ def run(**more):
 
 
 def test_the_registry(capsys, hostile):
-    text = printed(capsys, summary.print_runs, [run(run_id="a" * 64), run(error=hostile)])
+    halted = Trading(TradingState.HALTED, "operator", hostile, hostile, 0)
+    text = printed(capsys, summary.print_runs, [run(run_id="a" * 64), run(error=hostile)], halted)
+    assert text.startswith("Trading   HALTED (operator, [/red]")
     assert "a" * 64 in text
     assert "1970-01-01T00:00:00+00:00" in text
     assert "\x1b" not in text
-    assert "no runs yet" in printed(capsys, summary.print_runs, [])
+    active = replace(halted, state=TradingState.ACTIVE)
+    assert printed(capsys, summary.print_runs, [], active).startswith("Trading   ACTIVE\nno runs yet")
+
+
+def test_a_run_tells_the_trading_state_where_it_is_not_active(capsys, make_result, hostile):
+    halted = Trading(TradingState.HALTED, "operator", "anna", hostile, 0)
+    text = printed(capsys, summary.print_result, make_result(trading=halted))
+    assert "Trading   HALTED (operator, anna: [/red]" in text
+    assert "\x1b" not in text
+    for trading in (None, replace(halted, state=TradingState.ACTIVE)):
+        assert "Trading" not in printed(capsys, summary.print_result, make_result(trading=trading))
 
 
 def test_checkpoints_and_workflows(capsys, make_result):
@@ -97,3 +111,43 @@ def test_a_reader_that_has_gone_is_told_as_such(monkeypatch):
     monkeypatch.setattr(console, "_write_buffer", gone)
     with pytest.raises(BrokenPipeError):
         console.print("hello")
+
+
+ACTIVE = Trading(TradingState.ACTIVE, "new", "", "", 0)
+
+
+class TestTree:
+    def drawn(self, capsys, *runs):
+        text = printed(capsys, summary.print_runs, list(runs), ACTIVE)
+        lines = [line for line in text.splitlines() if "r-" in line]
+        return [line[: line.index("r-") + 3].removeprefix("  ") for line in lines]
+
+    def test_forks_stand_under_what_they_came_from(self, capsys):
+        runs = [
+            run(run_id="r-1"),
+            run(run_id="r-2"),
+            run(run_id="r-3", forked_from="r-1"),
+            run(run_id="r-4", forked_from="r-2"),
+            run(run_id="r-5", forked_from="r-3"),
+            run(run_id="r-6", forked_from="r-1"),
+        ]
+        assert self.drawn(capsys, *runs) == ["r-1", "└ r-3", "  └ r-5", "└ r-6", "r-2", "└ r-4"]
+
+    def test_every_run_is_listed_once_whatever_it_says_of_itself(self, capsys):
+        runs = [
+            run(run_id="r-1", forked_from="r-2"),
+            run(run_id="r-2", forked_from="r-1"),
+            run(run_id="r-3", forked_from="r-3"),
+            run(run_id="r-4", forked_from="gone"),
+        ]
+        assert sorted(line[-3:] for line in self.drawn(capsys, *runs)) == ["r-1", "r-2", "r-3", "r-4"]
+
+    def test_a_long_line_of_forks(self, capsys):
+        runs = [run(run_id=f"r-{number}", forked_from=f"r-{number - 1}") for number in range(3_000)]
+        assert len(summary._tree(runs)) == 3_000
+        assert summary._tree(runs)[-1] == (2_999, runs[-1])
+
+    def test_what_is_dry_says_so(self, capsys):
+        dry = run(dry=True, status=RunStatus.FINISHED)
+        assert "finished, dry" in printed(capsys, summary.print_runs, [dry], ACTIVE)
+        assert "dry" not in printed(capsys, summary.print_runs, [replace(dry, status=RunStatus.IMPORTED)], ACTIVE)
