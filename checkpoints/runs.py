@@ -47,6 +47,7 @@ __all__ = [
     "check_fingerprint",
 ]
 
+
 @dataclass(frozen=True, slots=True)
 class Hold:
     """A run that is held: the run as it was found, the lease on it, and its folder."""

@@ -106,7 +106,7 @@ def _off(proposal: Proposal, price: float, limit_price: float | None, sign: floa
     if isinstance(proposal.reference_price, str) and proposal.reference_price == NO_REFERENCE:
         return None
     reference = number(proposal.reference_price)
-    if not reference > 0:
+    if reference <= 0:
         return math.nan
     off = ((price if limit_price is None else limit_price) - reference) / reference
     if limit_price is None:

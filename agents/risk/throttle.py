@@ -43,7 +43,7 @@ def throttle_size(
     if not (isinstance(quantity, Decimal) and quantity.is_finite() and quantity > 0):
         return Throttled(Decimal(0), (f"a quantity of {number(quantity)} is nothing to order",))
     wanted = float(quantity)
-    closes = min(wanted, max(0.0, number(closing)))  # in this order NaN becomes 0
+    closes = max(0.0, number(closing))  # in this order NaN becomes 0
     left, reasons = wanted, []
     for cap, why in _caps(wanted, closes, limits, average_volume, volatility, spread_bps):
         if cap < left:

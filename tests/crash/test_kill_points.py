@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,10 @@ from tests.crash.points import At
 from tests.crash.sweep import balanced, doubled, sampled, spread
 from tests.postgres import missing
 from tests.test_architecture import ROOT
+
+pytestmark = pytest.mark.skipif(
+    "CRASH_SWEEP" not in os.environ, reason="the sweep takes minutes on two cores: CRASH_SWEEP=1, or `make crash`"
+)
 
 KILLED_ONCE, KILLED_TWICE = 500, 500
 NOT_REACHED = 1.12  # second kills are drawn, and some lie where the recovery does not come by

@@ -277,6 +277,7 @@ class TestParameters:
             ({"time_ns": None}, ["market_hours"]),
             ({"trading": None}, ["trading_state"]),
             ({"symbol": None}, ["restricted"]),
+            ({"side": "buy"}, ["position_size", "concentration", "open_exposure"]),
         ],
         ids=str,
     )
@@ -325,6 +326,17 @@ class TestReducing:
         proposal = replace(GOOD, side=Side.SELL, held=number("0.3"), orders=orders, trading=TradingState.REDUCING)
         assert failed(replace(proposal, quantity=number("0.2"))) == []
         assert failed(replace(proposal, quantity=number("0.2001"))) == ["trading_state"]
+
+    def test_when_others_close_more_than_there_is_nothing_is_left_to_close(self):
+        orders = (own(side=Side.SELL, left=12.0),)
+        proposal = replace(GOOD, side=Side.SELL, held=5.0, quantity=6.0, orders=orders, trading=TradingState.REDUCING)
+        assert failed(proposal) == ["trading_state"]
+        assert check_of("trading_state", proposal).limit == "closes at most 0"
+
+    def test_what_cannot_be_told_in_digits_is_rounded_against_the_order(self):
+        proposal = replace(GOOD, side=Side.SELL, held=1.79e308, quantity=1.79e308, trading=TradingState.REDUCING)
+        assert failed(proposal) == []
+        assert "trading_state" in failed(replace(proposal, orders=(own(side=Side.SELL, left=1.0),)))
 
     def test_the_way_out_of_a_position_beyond_every_limit_is_free(self):
         trapped = replace(
@@ -378,6 +390,8 @@ class TestReducing:
             ({"symbol": "GME"}, "restricted"),
             ({"orders": (own(left=1.0, limit_price=99.0),)}, "self_trade"),
             ({"orders": (None,)}, "parameters"),
+            ({"price": math.nan}, "order_rate"),
+            ({"price": math.nan}, "position_size"),
             ({"reference_price": None}, "price_collar"),
             ({"reference_price": 100.0, "reference_ns": None}, "price_collar"),
             ({"reference_price": 100.0, "reference_ns": NOW_NS, "limit_price": 94.9}, "price_collar"),
@@ -385,7 +399,7 @@ class TestReducing:
         ids=str,
     )
     def test_is_still_held_by_what_is_no_exposure_limit(self, change, name):
-        assert name not in LET_OUT
+        assert name not in LET_OUT or change == {"price": math.nan}
         assert name in failed(replace(EXIT, **change))
 
 
