@@ -295,7 +295,7 @@ class CircuitBreaker:
 class Window:
     """Calls, failures and slow calls of the last `window_seconds`, in ten buckets."""
 
-    __slots__ = ("_buckets", "_policy", "_width", "bucket", "calls", "failed", "slow", "slow_seconds", "until")
+    __slots__ = ("_buckets", "_policy", "_width", "bucket", "failed", "slow", "slow_seconds", "until")
 
     def __init__(self, policy: Breaker) -> None:
         self._policy = policy
@@ -307,18 +307,22 @@ class Window:
         self._buckets = [[-1, 0, 0, 0] for _ in range(_BUCKETS)]  # tick, calls, failed, slow
         self.bucket = self._buckets[0]
         self.until = -math.inf  # the present bucket's end
-        self.calls = self.failed = self.slow = 0
+        self.failed = self.slow = 0
+
+    @property
+    def calls(self) -> int:
+        """All calls of the window: added up when somebody asks, which a good call never does."""
+        return sum(bucket[1] for bucket in self._buckets)
 
     def add(self, now: float, failed: int, slow: int) -> None:
         """Count one call that ended at `now`; `failed` and `slow` are 0 or 1.
 
-        A guard counts a good, quick call that ended before `until` by itself: one more in `calls` and in `bucket[1]`.
+        A guard counts a good, quick call that ended before `until` by itself: one more in `bucket[1]`.
         """
         if not self.until - self._width <= now < self.until:
             self._turn(now)
         bucket = self.bucket
         bucket[1] += 1
-        self.calls += 1
         if failed or slow:
             bucket[2] += failed
             bucket[3] += slow
@@ -328,12 +332,13 @@ class Window:
     def verdict(self) -> str:
         """Why the breaker must open, or an empty text."""
         policy = self._policy
-        if self.calls < policy.calls_min:
+        calls = self.calls
+        if calls < policy.calls_min:
             return ""
-        span = f"{self.calls} calls in {policy.window_seconds:g} s"
-        if policy.failure_rate is not None and self.failed / self.calls >= policy.failure_rate:
+        span = f"{calls} calls in {policy.window_seconds:g} s"
+        if policy.failure_rate is not None and self.failed / calls >= policy.failure_rate:
             return f"{self.failed} of {span} failed"
-        if policy.slow_seconds is not None and self.slow / self.calls >= policy.slow_rate:
+        if policy.slow_seconds is not None and self.slow / calls >= policy.slow_rate:
             return f"{self.slow} of {span} took over {policy.slow_seconds:g} s"
         return ""
 
@@ -345,7 +350,6 @@ class Window:
         self.until = (tick + 1) * self._width
         for bucket in self._buckets:
             if bucket[0] <= tick - _BUCKETS:
-                self.calls -= bucket[1]
                 self.failed -= bucket[2]
                 self.slow -= bucket[3]
                 bucket[:] = [-1, 0, 0, 0]

@@ -54,6 +54,7 @@ __all__ = ["Answer", "Guard"]
 
 T = TypeVar("T")
 CLOSED = BreakerState.CLOSED
+_SCOPE_GET, _SCOPE_SET = SCOPE.get, SCOPE.set  # bound once: to bind a method takes longer than these two do
 _RETRY, _BREAKER = Retry(), Breaker()
 
 
@@ -213,37 +214,40 @@ class Guard:
         """Call `primary(*args, **kwargs)` under all protections and return its answer, or that of a fallback."""
         # This is the first attempt; when it has failed, and in every unusual situation, a Call goes on (see chain).
         breaker = self._breaker
-        if breaker is not None and breaker.state is not CLOSED and self._alone:
-            seconds_left = breaker.open_seconds_left()
-            if seconds_left > 0:
+        if breaker is None:
+            epoch = 0
+        elif breaker.state is CLOSED:
+            epoch = breaker.epoch
+        else:
+            if self._alone and (seconds_left := breaker.open_seconds_left()) > 0:
                 raise self._refused(breaker, seconds_left)
+            return (await self.ask(primary, *args, **kwargs)).value
         queue = self._queue
         task = current_task(queue.loop)
         if task is None or get_ident() != queue.thread:
             queue = self._follow_loop()
             task = current_task(queue.loop)
-        scope = SCOPE.get()
+        scope = _SCOPE_GET()
         while scope is not None and scope[0] is None:
             scope = scope[1]
-        started = queue.now()
+        now = queue.now
+        started = now()
         when = started + self._limit
         if (
             task is None
             or (primary is not self._known and not self._is_plain(primary))
-            or (breaker is not None and breaker.state is not CLOSED)
             or self._running >= self._places
             or (scope is not None and scope[0] < when)
-            or task in queue.entries  # this task is inside of this guard already
+            or task in (entries := queue.entries)  # this task is inside of this guard already
         ):
             return (await self.ask(primary, *args, **kwargs)).value
         baseline = task.cancelling()
-        epoch = 0 if breaker is None else breaker.epoch
         budget = self._budget
         if budget is not None and budget.tokens < budget.reserve:
             budget.deposit()
         inner: Scope = [None, scope, when]
         # What these two lines take is given back on every way out: nothing that could raise may stand before the try.
-        queue.entries[task] = inner
+        entries[task] = inner
         self._running += 1
         try:
             if queue.handle is None:
@@ -251,7 +255,7 @@ class Guard:
             if self.deadline is not None:
                 until = started + self.deadline
                 inner[0] = until if scope is None or until < scope[0] else scope[0]
-                SCOPE.set(inner)
+                _SCOPE_SET(inner)
             if self._observed:
                 self.observers(AttemptStarted(self.name, self.name, self.clock(), 1))
             value = await (primary(*args, **kwargs) if kwargs else primary(*args))
@@ -260,26 +264,27 @@ class Guard:
         except BaseException as error:
             self._running -= 1
             inner[0] = None
-            strikes = take_back(task, inner) if queue.entries.pop(task, None) is None else 0
-            failure = self._first_failed(error, task, baseline, epoch, strikes=strikes, seconds=queue.now() - started)
+            strikes = take_back(task, inner) if entries.pop(task, None) is None else 0
+            failure = self._first_failed(error, task, baseline, epoch, strikes=strikes, seconds=now() - started)
             if failure is None:
                 raise
         else:
             self._running -= 1
             inner[0] = None
-            if queue.entries.pop(task, None) is None:
-                take_back(task, inner)  # the time was up, but the callee did not mind its cancellation and answered
+            try:
+                del entries[task]
+            except KeyError:  # the time was up, but the callee did not mind its cancellation and answered
+                take_back(task, inner)
             if self._observed:
-                self.observers(AttemptSucceeded(self.name, self.name, self.clock(), 1, queue.now() - started))
+                self.observers(AttemptSucceeded(self.name, self.name, self.clock(), 1, now() - started))
             if breaker is not None and breaker.epoch == epoch:
                 window = breaker.window
                 if window is None:  # then the clock, a twentieth of all this, need not be read
                     breaker.failures = 0
                     breaker.answers += 1
                 else:
-                    ended = queue.now()
+                    ended = now()
                     if self._one_clock and ended < window.until and ended - started <= window.slow_seconds:
-                        window.calls += 1
                         window.bucket[1] += 1
                         breaker.failures = 0
                         breaker.answers += 1
