@@ -290,7 +290,11 @@ def test_as_many_orders_as_decisions(tmp_path, where, wanted, request):
     workers = {name: start("work", name, tmp_path, target, wanted, told, pass_fds=(told,)) for name in "AB"}
     os.close(told)
     try:
-        story = [line for line in _told(heard) if _mind(line, workers)]
+        stands: dict[str, str] = {}
+        story = []
+        for line in _told(heard):
+            story.append(line)
+            _mind(line, workers, stands)
         codes = [each.wait(STUCK_S) for each in workers.values()]
     finally:
         os.close(heard)
@@ -326,12 +330,21 @@ def _told(heard):
     pytest.fail("nothing happens any more")
 
 
-def _mind(line, workers):
-    """Who is paused goes on as soon as the other has the run."""
+def _mind(line, workers, stands):
+    """Who is paused goes on as soon as the other has the run, or will do nothing more by itself.
+
+    For who was taken over may be paused once more before it notices. The other has the run already, and so need not
+    take it: were both of them paused, each would wait for the other.
+    """
     name, what, *_ = line
+    if what not in {"pauses", "claimed", "done"}:
+        return
     if what == "pauses":
         os.waitid(os.P_PID, workers[name].pid, os.WSTOPPED)
-    elif what in {"claimed", "done"}:
-        (other,) = set(workers) - {name}
+    (other,) = set(workers) - {name}
+    before, stands[name] = stands.get(other), what
+    if before == "pauses":
+        stands[other] = "goes on"
         workers[other].send_signal(signal.SIGCONT)
-    return True
+    elif (before, what) == ("done", "pauses"):
+        workers[name].send_signal(signal.SIGCONT)
