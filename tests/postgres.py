@@ -87,12 +87,13 @@ class Server:
         self._data = self._folder / "data"
         self._settings = [] if durable else ["-c", "fsync=off"]
         self._shell: subprocess.Popen[bytes] | None = None
-        self._schemas = count(1)
+        self._schemas, self._users = count(1), count(1)
         make = ["initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run([self._binaries / make[0], *make[1:]], check=True, capture_output=True, **self._as())
         access = self._data / "pg_hba.conf"
-        access.write_text(f"local all locked scram-sha-256\n{access.read_text()}")
+        access.write_text(f"local all +locked scram-sha-256\n{access.read_text()}")
         self.start()
+        self.run("CREATE ROLE locked")
 
     def _as(self) -> dict[str, Any]:
         who = {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
@@ -172,6 +173,12 @@ class Server:
         schema = f"test_{next(self._schemas)}"
         self.run(f"CREATE SCHEMA {schema}")
         return self.url(schema=schema)
+
+    def locked(self, password: str, rights: str = "") -> str:
+        """The name of a new user who needs this password, and whom no other test knows."""
+        user = f"locked_{next(self._users)}"
+        self.run(f"CREATE ROLE {user} LOGIN {rights} PASSWORD '{password}' IN ROLE locked")
+        return user
 
     def drop(self, url: str) -> None:
         """Remove the schema of `fresh`: what hundreds of tests leave behind is a lot, and is kept in memory."""

@@ -16,16 +16,20 @@ PASSWORD = "canary-3f81"  # noqa: S105
 
 @pytest.fixture(scope="module")
 def server():
-    """A server that is killed as well, with a user who has a password."""
+    """A server that is killed as well."""
     running = Server()
-    running.run(f"CREATE ROLE locked LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
     yield running
     running.stop()
 
 
 @pytest.fixture
-def url(server):
-    return server.fresh().replace("postgres@", f"locked:{PASSWORD}@")
+def user(server):
+    return server.locked(PASSWORD, "SUPERUSER")
+
+
+@pytest.fixture
+def url(server, user):
+    return server.fresh().replace("postgres@", f"{user}:{PASSWORD}@")
 
 
 def holdfast(home, *arguments, **environment):
@@ -79,12 +83,12 @@ def test_both_are_killed_and_nothing_is_lost_or_done_twice(tmp_path, server, url
     assert not (home / "holdfast.db").exists()
 
 
-def test_the_password_is_kept_nowhere_and_the_hint_is_whole_but_for_it(tmp_path, server, url):
+def test_the_password_is_kept_nowhere_and_the_hint_is_whole_but_for_it(tmp_path, server, user, url):
     (tmp_path / "holdfast.toml").write_text("[guards.synthesis]\nmax_attempts = 1\n")
     failed = holdfast(tmp_path, "--workflow", "trade", "--json", "--database", url, "--inject", "synthesis=error")
     assert failed.returncode == 1, failed.stdout + failed.stderr
     hint = json.loads(failed.stdout)["resume_command"]
-    where = f"--home {tmp_path} --database 'postgresql://locked:***@"
+    where = f"--home {tmp_path} --database 'postgresql://{user}:***@"
     assert hint.startswith(f"python -m graph.run --resume {RUN_ID} {where}")
 
     schema = url.rpartition("%3D")[2]

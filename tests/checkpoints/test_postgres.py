@@ -245,13 +245,12 @@ def test_one_that_cannot_be_reached_is_told_at_once_in_one_line(
     server: Server, url: str, change: tuple[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("waited for one that was never there"))
-    server.run("DROP ROLE IF EXISTS locked")
-    server.run("CREATE ROLE locked LOGIN PASSWORD 'r1ght'")
+    user = server.locked("r1ght")
 
     with pytest.raises(StorageError) as caught:
-        Database.open(url.replace(*change), _TABLES)
+        Database.open(url.replace(*change).replace("locked", user), _TABLES)
 
-    assert _told(caught.value, words, "; nothing was written; ")
+    assert _told(caught.value, words.replace("locked", user), "; nothing was written; ")
     assert "wr0ng" not in str(caught.value)
     if "option" not in words:  # the driver's error of a connection carries the password with it
         assert caught.value.__cause__ is caught.value.__context__ is None

@@ -354,11 +354,11 @@ CANARY = "hunter2-canary-secret"
 
 def test_no_secret_of_the_settings_is_told(run, home, server, monkeypatch, capsys):
     """The password of the database stands in the flag, the environment and the settings file."""
-    server.run(f"DO $$ BEGIN CREATE ROLE locked LOGIN PASSWORD '{CANARY}'; EXCEPTION WHEN duplicate_object THEN END $$")
+    user = server.locked(CANARY)
     good = server.fresh()
     schema = good.rpartition("%3D")[2]
-    server.run(f"GRANT ALL ON SCHEMA {schema} TO locked")
-    url = good.replace("postgres@", f"locked:{CANARY}@")
+    server.run(f"GRANT ALL ON SCHEMA {schema} TO {user}")
+    url = good.replace("postgres@", f"{user}:{CANARY}@")
     assert CANARY in url
     monkeypatch.setenv("HOLDFAST_DATABASE", url)
     told = []
@@ -374,7 +374,7 @@ def test_no_secret_of_the_settings_is_told(run, home, server, monkeypatch, capsy
     (home / "HALT").write_text("by hand")
     for verb in ("runs", "audit", "audit-verify"):
         say(verb, json=True)
-    server.run(f"ALTER ROLE locked PASSWORD '{CANARY}-2'")
+    server.run(f"ALTER ROLE {user} PASSWORD '{CANARY}-2'")
     say("halt", "away")
     (home / "holdfast.toml").write_text(f'database = "{url}"\nsede = 7')
     say("halt", "broken")

@@ -241,12 +241,10 @@ class TestFromElsewhere:
         assert len((await prune_runs(app, "2h", dry_run=False)).data["pruned"]) == 1
 
     async def test_no_secret_goes_along(self, new_app, server, tmp_path):
-        server.run("DROP ROLE IF EXISTS locked")
         secret = "sesame-open"  # noqa: S105
-        server.run(f"CREATE ROLE locked LOGIN PASSWORD '{secret}'")
-        server.run("GRANT ALL ON DATABASE postgres TO locked")
-        server.run("CREATE SCHEMA IF NOT EXISTS locked AUTHORIZATION locked")
-        address = server.url(user="locked", password=secret, schema="locked")
+        user = server.locked(secret)
+        server.run(f"CREATE SCHEMA {user} AUTHORIZATION {user}")
+        address = server.url(user=user, password=secret, schema=user)
         app = await new_app(database=address)
         result = await decide(app)
         await export_run(app, result.run.run_id, tmp_path / "run")
