@@ -94,12 +94,27 @@ class KillSwitchReason(StrEnum):
 
 
 class OrderType(StrEnum):
+    """A stop becomes a market order once the market trades at its stop price or beyond, a stop-limit a limit order."""
+
     MARKET = "market"
     LIMIT = "limit"
+    STOP = "stop"
+    STOP_LIMIT = "stop_limit"
+
+    @classmethod
+    def of(cls, limit_price: Decimal | None, stop_price: Decimal | None) -> "OrderType":
+        """The type that these prices make."""
+        if stop_price is None:
+            return cls.MARKET if limit_price is None else cls.LIMIT
+        return cls.STOP if limit_price is None else cls.STOP_LIMIT
 
 
 class OrderStatus(StrEnum):
-    """Where an order stands in its life; see `checkpoints/ledger.py` for the way through."""
+    """Where an order stands in its life; see `checkpoints/ledger.py` for the way through.
+
+    NOT_PLACED: it was sent and never reached the broker; the next attempt at it has an id of its own. An order that is
+    filled in part is OPEN.
+    """
 
     PENDING = "pending"
     SENDING = "sending"
@@ -109,11 +124,17 @@ class OrderStatus(StrEnum):
     DENIED = "denied"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
+    NOT_PLACED = "not_placed"
 
     @property
     def final(self) -> bool:
         """Whether nothing more can happen to the order."""
-        return self in {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.CANCELLED}
+        return self in _FINAL
+
+
+_FINAL = frozenset(
+    {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.CANCELLED, OrderStatus.NOT_PLACED}
+)
 
 
 class Outcome(StrEnum):
@@ -150,12 +171,14 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """The best bid and ask at one time."""
+    """The best bid and ask at one time; the sizes that stand there, or None where the source tells none."""
 
     symbol: str
     time_ns: int
     bid: Decimal
     ask: Decimal
+    bid_size: Decimal | None = None
+    ask_size: Decimal | None = None
 
     def __post_init__(self) -> None:
         check_symbol(self.symbol)
@@ -163,6 +186,9 @@ class Quote:
         rules.positive("bid", self.bid)
         rules.positive("ask", self.ask)
         rules.require(self.ask >= self.bid, f"ask {self.ask} is below bid {self.bid}")
+        for name in ("bid_size", "ask_size"):
+            if getattr(self, name) is not None:
+                rules.not_negative(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,13 +407,30 @@ def _plain(number: Decimal | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+_ATTEMPTS_MAX = 999
+"""The id of the last of them has 32 characters."""
+
+
+def _intent_id(*, stop_price: Decimal | None, attempt: int, **order: Any) -> str:
+    parts = (_plain(order[name]) if name in _NUMBERS else order[name] for name in _ALWAYS)
+    # What was added later counts only where it is set: orders that were stored before keep their ids.
+    base = _derive_id(*parts, *(() if stop_price is None else (_plain(stop_price),)))
+    return base if attempt == 1 else f"{base}-{attempt}"
+
+
+_NUMBERS = frozenset({"quantity", "limit_price"})
+_ALWAYS = ("run_id", "decision", "symbol", "leg", "side", "quantity", "type", "limit_price")
+_MAKES_IT = (*_ALWAYS, "stop_price", "attempt")
+
+
 @dataclass(frozen=True, slots=True)
 class OrderIntent:
     """An order that a decision wants. Its id is a pure function of the decision, so a replay makes the same one.
 
     `decision` counts the decisions of a run (a one-shot workflow has only 0); `leg` names the order within the
     decision; `reference_price` is the price the decision saw, and `reference_ns` when. The account, the reference and
-    the time are not part of the id: they describe the order, they do not make it another one.
+    the time are not part of the id: they describe the order, they do not make it another one. `attempt` counts how
+    often the order was tried: each but the first, which never reached the broker, ends its id in its number.
     """
 
     intent_id: str
@@ -402,6 +445,8 @@ class OrderIntent:
     leg: str = "entry"
     type: OrderType = OrderType.MARKET
     limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    attempt: int = 1
 
     def __post_init__(self) -> None:
         check_symbol(self.symbol)
@@ -413,24 +458,17 @@ class OrderIntent:
         rules.whole("reference_ns", self.reference_ns)
         rules.positive("quantity", self.quantity)
         rules.positive("reference_price", self.reference_price)
-        if self.limit_price is not None:
-            rules.positive("limit_price", self.limit_price)
+        rules.whole("attempt", self.attempt, 1)
+        rules.require(self.attempt <= _ATTEMPTS_MAX, f"attempt is {self.attempt}, and at most {_ATTEMPTS_MAX} are made")
+        for name in ("limit_price", "stop_price"):
+            if getattr(self, name) is not None:
+                rules.positive(name, getattr(self, name))
         rules.require(
-            (self.type is OrderType.LIMIT) == (self.limit_price is not None), "a limit order needs a limit price"
+            self.type is OrderType.of(self.limit_price, self.stop_price),
+            f"a {self.type} order has the prices that its name says: a limit price, a stop price, both or none",
         )
-        rules.require(self.intent_id == self._derived(), f"intent id {self.intent_id!r} does not follow from the order")
-
-    def _derived(self) -> str:
-        return _derive_id(
-            self.run_id,
-            self.decision,
-            self.symbol,
-            self.leg,
-            self.side,
-            _plain(self.quantity),
-            self.type,
-            _plain(self.limit_price),
-        )
+        expected = _intent_id(**{name: getattr(self, name) for name in _MAKES_IT})
+        rules.require(self.intent_id == expected, f"intent id {self.intent_id!r} does not follow from the order")
 
     @classmethod
     def derive(
@@ -446,24 +484,39 @@ class OrderIntent:
         decision: int = 0,
         leg: str = "entry",
         limit_price: Decimal | None = None,
+        stop_price: Decimal | None = None,
+        attempt: int = 1,
     ) -> Self:
-        """Make an intent; its id follows from run, decision, symbol, leg, side, quantity, type and limit price."""
-        order_type = OrderType.MARKET if limit_price is None else OrderType.LIMIT
-        parts = (run_id, decision, symbol, leg, side, _plain(quantity), order_type, _plain(limit_price))
+        """Make an intent; its id follows from run, decision, symbol, leg, side, quantity, type, prices and attempt."""
+        order: dict[str, Any] = {
+            "run_id": run_id,
+            "symbol": symbol,
+            "side": side,
+            "quantity": quantity,
+            "decision": decision,
+            "leg": leg,
+            "type": OrderType.of(limit_price, stop_price),
+            "limit_price": limit_price,
+            "stop_price": stop_price,
+            "attempt": attempt,
+        }
         return cls(
-            intent_id=_derive_id(*parts),
-            run_id=run_id,
+            intent_id=_intent_id(**order),
             account=account,
-            symbol=symbol,
-            side=side,
-            quantity=quantity,
             reference_price=reference_price,
             reference_ns=reference_ns,
-            decision=decision,
-            leg=leg,
-            type=order_type,
-            limit_price=limit_price,
+            **order,
         )
+
+    def next_attempt(self) -> "OrderIntent":
+        """The same order, to be tried once more: this one is NOT_PLACED."""
+        order = {name: getattr(self, name) for name in _MAKES_IT} | {"attempt": self.attempt + 1}
+        return replace(self, intent_id=_intent_id(**order), attempt=self.attempt + 1)
+
+    @property
+    def first_id(self) -> str:
+        """The id of the first attempt at this order."""
+        return self.intent_id.partition("-")[0]
 
     @property
     def signed_quantity(self) -> Decimal:

@@ -108,6 +108,8 @@ def order_record(order: Order, fills: Sequence[Fill]) -> OrderRecord:
         type=cast("Any", str(intent.type)),
         quantity=f"{intent.quantity:f}",
         limit_price=None if intent.limit_price is None else f"{intent.limit_price:f}",
+        stop_price=None if intent.stop_price is None else f"{intent.stop_price:f}",
+        attempt=intent.attempt,
         reference_price=f"{intent.reference_price:f}",
         reference_ns=intent.reference_ns,
         decision=intent.decision,
@@ -234,6 +236,8 @@ def order_of(record: OrderRecord, run_id: str) -> Order:
         leg=record.leg,
         type=OrderType(record.type),
         limit_price=None if record.limit_price is None else Decimal(record.limit_price),
+        stop_price=None if record.stop_price is None else Decimal(record.stop_price),
+        attempt=record.attempt,
     )
     fills = [
         Fill(

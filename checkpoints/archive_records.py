@@ -158,14 +158,16 @@ class OrderRecord(_Strict):
     account: _Short
     symbol: Annotated[str, AfterValidator(_sound), Field(max_length=32)]
     side: Literal["buy", "sell"]
-    type: Literal["market", "limit"]
+    type: Literal["market", "limit", "stop", "stop_limit"]
     quantity: _Number
     limit_price: _Number | None
     reference_price: _Number
     reference_ns: _Ns
     decision: Annotated[int, Field(ge=0, lt=2**31)]
     leg: Annotated[str, AfterValidator(_sound), Field(max_length=32)]
-    status: Literal["pending", "denied", "sending", "open", "filled", "rejected", "unknown"]
+    stop_price: _Number | None = None
+    attempt: Annotated[int, Field(ge=1, lt=1_000)] = 1
+    status: Literal["pending", "denied", "sending", "open", "filled", "rejected", "cancelled", "unknown", "not_placed"]
     broker_order_id: _Short
     reason: _Prose
     checks: list[CheckRecord]

@@ -2,10 +2,12 @@
 
     reserve        -> PENDING    checked and reserved; or DENIED, with every check
     mark_sending   -> SENDING    committed before the one send: from here on the broker may know it
-    record         -> OPEN | FILLED | CANCELLED | REJECTED, with fills; or UNKNOWN, when the broker's answer was lost
+    record         -> OPEN | FILLED | CANCELLED | REJECTED, with fills; UNKNOWN, when the broker's answer was lost;
+                      NOT_PLACED, when it is certain that the order never reached the broker
 
 The client order id is a pure function of the decision, so a decision that is made again after a crash finds its own
-order here and reads it. A decision that comes out differently than what it has already sent is refused.
+order here and reads it. A decision that comes out differently than what it has already sent is refused. An order that
+is NOT_PLACED is tried again as the next attempt, a row of its own: the newest attempt answers for those before it.
 `portfolio()` is a fold over fills: nobody edits a position. The trading state is read in the transaction of each step
 towards sending; an order that was reserved before trading was stopped is DENIED.
 """
@@ -59,7 +61,7 @@ _orders = Table(
     Column("account", String(64), nullable=False, index=True),
     Column("symbol", String(32), nullable=False),
     Column("side", String(4), nullable=False),
-    Column("type", String(8), nullable=False),
+    Column("type", String(16), nullable=False),
     Column("quantity", String(64), nullable=False),
     Column("limit_price", String(64)),
     Column("reference_price", String(64), nullable=False),
@@ -68,7 +70,9 @@ _orders = Table(
     Column("broker_order_id", String(64), nullable=False, default=""),
     Column("reason", Prose, nullable=False, default=""),
     Column("checks", Text, nullable=False, default="[]"),
-    UniqueConstraint("run_id", "decision", "leg"),
+    Column("stop_price", String(64)),
+    Column("attempt", Integer, nullable=False),
+    UniqueConstraint("run_id", "decision", "leg", "attempt"),
 )
 
 _fills = Table(
@@ -97,18 +101,22 @@ _fresh_starts = Table(
 _ACCEPTED = (OrderStatus.OPEN, OrderStatus.FILLED, OrderStatus.CANCELLED)
 _LIVE = (OrderStatus.PENDING, OrderStatus.SENDING, OrderStatus.OPEN, OrderStatus.UNKNOWN)
 _UNSETTLED = (OrderStatus.SENDING, OrderStatus.UNKNOWN)
-_NEVER_SENT = (OrderStatus.PENDING, OrderStatus.DENIED)
+_NEVER_THERE = (OrderStatus.PENDING, OrderStatus.DENIED, OrderStatus.NOT_PLACED)
 _LEADS_TO: Mapping[OrderStatus, tuple[OrderStatus, ...]] = {
     OrderStatus.SENDING: (OrderStatus.PENDING,),
-    OrderStatus.OPEN: _UNSETTLED,
-    OrderStatus.FILLED: (*_UNSETTLED, OrderStatus.OPEN, OrderStatus.CANCELLED),
+    OrderStatus.OPEN: (*_UNSETTLED, OrderStatus.NOT_PLACED),
+    OrderStatus.FILLED: (*_UNSETTLED, OrderStatus.NOT_PLACED, OrderStatus.OPEN, OrderStatus.CANCELLED),
     OrderStatus.REJECTED: (*_UNSETTLED, OrderStatus.OPEN),
-    OrderStatus.CANCELLED: (*_UNSETTLED, OrderStatus.OPEN),
+    OrderStatus.CANCELLED: (*_UNSETTLED, OrderStatus.NOT_PLACED, OrderStatus.OPEN),
     OrderStatus.UNKNOWN: (OrderStatus.SENDING,),
+    OrderStatus.NOT_PLACED: _UNSETTLED,
 }
+"""What the broker did is a fact, even where the order was taken for one that had not reached it."""
 _OUTDATES: Mapping[OrderStatus, tuple[OrderStatus, ...]] = {
     OrderStatus.OPEN: (OrderStatus.FILLED, OrderStatus.CANCELLED),
     OrderStatus.CANCELLED: (OrderStatus.FILLED,),
+    OrderStatus.REJECTED: (OrderStatus.NOT_PLACED,),
+    OrderStatus.NOT_PLACED: (OrderStatus.OPEN, OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.CANCELLED),
     OrderStatus.UNKNOWN: (OrderStatus.OPEN, OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.CANCELLED),
 }
 """Reports that come late and say less than is known: they change nothing."""
@@ -321,19 +329,24 @@ def _unsent(intent: OrderIntent, checks: tuple[Check, ...]) -> Order:
 
 
 def _of_same_leg(connection: Connection, intent: OrderIntent) -> Order | None:
-    """The order, if it is there. Another one of the same leg gives way, if it can."""
+    """What answers for the order: its newest attempt, unless this is the next one. Another of the leg gives way."""
     same_leg = (
         (_orders.c.run_id == intent.run_id) & (_orders.c.decision == intent.decision) & (_orders.c.leg == intent.leg)
     )
-    row = connection.execute(select(_orders).where(same_leg)).first()
-    if row is None:
-        return None
-    known = _order(connection, row)
-    if known.client_order_id == intent.intent_id:
-        return known
-    _refuse_other(known, intent)
-    connection.execute(_orders.delete().where(_orders.c.intent_id == known.client_order_id))
+    query = select(_orders).where(same_leg).order_by(_orders.c.attempt.desc())
+    known = [_order(connection, row) for row in connection.execute(query).all()]
+    if known and known[0].intent.first_id == intent.first_id:
+        return None if _tried_in_vain(known[0], intent) else known[0]
+    for other in known:
+        _refuse_other(other, intent)
+    if known:
+        connection.execute(_orders.delete().where(same_leg))
     return None
+
+
+def _tried_in_vain(newest: Order, intent: OrderIntent) -> bool:
+    """Whether the intent is the next attempt after one that never reached the broker."""
+    return newest.status is OrderStatus.NOT_PLACED and intent.attempt == newest.intent.attempt + 1
 
 
 def _insert(connection: Connection, order: Order) -> None:
@@ -362,13 +375,25 @@ def _deny(connection: Connection, row: Row[Any], refusal: Check) -> None:
 
 def _adopt(connection: Connection, intent: OrderIntent, report: BrokerReport, cash: Decimal) -> Order:
     known = _of_same_leg(connection, intent)
-    if known is None:
+    if known is not None and known.intent.attempt <= intent.attempt and known.status is OrderStatus.PENDING:
+        _move(connection, known.client_order_id, BrokerReport(OrderStatus.SENDING))
+    if known is None or _tried_again(connection, known, intent):
         _open_account(connection, intent.account, cash)
         _insert(connection, Order(intent, OrderStatus.SENDING))
         report = replace(report, reason="adopted: the broker had executed it, and the ledger did not have it")
-    elif known.status is OrderStatus.PENDING:
-        _move(connection, intent.intent_id, BrokerReport(OrderStatus.SENDING))
     return _move(connection, intent.intent_id, report)
+
+
+def _tried_again(connection: Connection, known: Order, intent: OrderIntent) -> bool:
+    """Whether the intent is a later attempt: then the one that is known was found not to have been placed."""
+    if intent.attempt <= known.intent.attempt:
+        return False
+    if _move(connection, known.client_order_id, BrokerReport(OrderStatus.NOT_PLACED)).status is OrderStatus.NOT_PLACED:
+        return True
+    raise OrderConflict(
+        f"order {known.client_order_id} is {known.status}, and the broker has executed {intent.intent_id} as another"
+        " attempt at it; nothing was recorded; compare the broker's books with the ledger"
+    )
 
 
 def _executed(connection: Connection) -> dict[str, Executed]:
@@ -388,8 +413,8 @@ _NONE = Decimal(0)
 
 
 def _refuse_other(known: Order, intent: OrderIntent) -> None:
-    """An order that never left may give way to another one of the same decision; one that left may not."""
-    if known.status in _NEVER_SENT:
+    """An order that never reached the broker may give way to another one of the same decision; others may not."""
+    if known.status in _NEVER_THERE:
         return
     sent = known.intent
     raise OrderConflict(
@@ -401,7 +426,8 @@ def _refuse_other(known: Order, intent: OrderIntent) -> None:
 
 def _words(intent: OrderIntent) -> str:
     limit = "" if intent.limit_price is None else f" at {digits(intent.limit_price)} or better"
-    return f"{intent.side} {digits(intent.quantity)} {intent.symbol}{limit}"
+    stop = "" if intent.stop_price is None else f" from {digits(intent.stop_price)} on"
+    return f"{intent.side} {digits(intent.quantity)} {intent.symbol}{stop}{limit}"
 
 
 def _move(connection: Connection, intent_id: str, report: BrokerReport) -> Order:
@@ -568,6 +594,8 @@ def _intent(row: Row[Any]) -> OrderIntent:
         leg=row.leg,
         type=OrderType(row.type),
         limit_price=None if row.limit_price is None else Decimal(row.limit_price),
+        stop_price=None if row.stop_price is None else Decimal(row.stop_price),
+        attempt=row.attempt,
     )
 
 
@@ -584,6 +612,8 @@ def _to_row(order: Order) -> dict[str, Any]:
         "type": intent.type,
         "quantity": str(intent.quantity),
         "limit_price": None if intent.limit_price is None else str(intent.limit_price),
+        "stop_price": None if intent.stop_price is None else str(intent.stop_price),
+        "attempt": intent.attempt,
         "reference_price": str(intent.reference_price),
         "reference_ns": intent.reference_ns,
         "status": order.status,

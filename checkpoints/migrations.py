@@ -139,6 +139,57 @@ DROP TABLE old_writes
 """
 
 
+def _count_attempts(connection: Connection) -> None:
+    """4: stop orders, and an order that never reached the broker beside the next attempt at it."""
+    if not inspect(connection).has_table("orders"):
+        return
+    changes = _ORDERS_4_POSTGRES if connection.dialect.name == "postgresql" else _ORDERS_4_SQLITE
+    for statement in changes.split(";"):
+        connection.exec_driver_sql(statement)
+
+
+_ORDERS_4_POSTGRES = """
+ALTER TABLE orders ALTER COLUMN type TYPE VARCHAR(16),
+    ADD COLUMN stop_price VARCHAR(64), ADD COLUMN attempt INTEGER DEFAULT 1 NOT NULL,
+    DROP CONSTRAINT orders_run_id_decision_leg_key, ADD UNIQUE (run_id, decision, leg, attempt)
+"""
+_ORDERS_4_SQLITE = """
+ALTER TABLE orders RENAME TO old_orders;
+ALTER TABLE fills RENAME TO old_fills;
+DROP INDEX ix_orders_run_id;
+DROP INDEX ix_orders_account;
+DROP INDEX ix_orders_status;
+DROP INDEX ix_fills_intent_id;
+DROP INDEX ix_fills_account;
+CREATE TABLE orders (
+    intent_id VARCHAR(32) NOT NULL, number INTEGER NOT NULL, run_id VARCHAR(64) NOT NULL, decision INTEGER NOT NULL,
+    leg VARCHAR(32) NOT NULL, account VARCHAR(64) NOT NULL, symbol VARCHAR(32) NOT NULL, side VARCHAR(4) NOT NULL,
+    type VARCHAR(16) NOT NULL, quantity VARCHAR(64) NOT NULL, limit_price VARCHAR(64),
+    reference_price VARCHAR(64) NOT NULL, reference_ns BIGINT NOT NULL, status VARCHAR(16) NOT NULL,
+    broker_order_id VARCHAR(64) NOT NULL, reason TEXT NOT NULL, checks TEXT NOT NULL, stop_price VARCHAR(64),
+    attempt INTEGER NOT NULL,
+    PRIMARY KEY (intent_id), UNIQUE (run_id, decision, leg, attempt), UNIQUE (number)
+);
+INSERT INTO orders SELECT intent_id, number, run_id, decision, leg, account, symbol, side, type, quantity, limit_price,
+    reference_price, reference_ns, status, broker_order_id, reason, checks, NULL, 1 FROM old_orders;
+CREATE TABLE fills (
+    trade_id VARCHAR(64) NOT NULL, number INTEGER NOT NULL, intent_id VARCHAR(32) NOT NULL,
+    account VARCHAR(64) NOT NULL, symbol VARCHAR(32) NOT NULL, side VARCHAR(4) NOT NULL, quantity VARCHAR(64) NOT NULL,
+    price VARCHAR(64) NOT NULL, fee VARCHAR(64) NOT NULL, time_ns BIGINT NOT NULL,
+    PRIMARY KEY (trade_id), UNIQUE (number), FOREIGN KEY(intent_id) REFERENCES orders (intent_id)
+);
+INSERT INTO fills SELECT trade_id, number, intent_id, account, symbol, side, quantity, price, fee, time_ns
+    FROM old_fills;
+DROP TABLE old_fills;
+DROP TABLE old_orders;
+CREATE INDEX ix_orders_run_id ON orders (run_id);
+CREATE INDEX ix_orders_account ON orders (account);
+CREATE INDEX ix_orders_status ON orders (status);
+CREATE INDEX ix_fills_intent_id ON fills (intent_id);
+CREATE INDEX ix_fills_account ON fills (account)
+"""
+
+
 def _add_columns(connection: Connection, table: str, *columns: str) -> None:
     """Whoever uses the saver alone has none of the other tables: there is nothing to change in them."""
     if inspect(connection).has_table(table):
@@ -146,5 +197,5 @@ def _add_columns(connection: Connection, table: str, *columns: str) -> None:
             connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
-steps: tuple[Migration, ...] = (_lease_runs, _lay_out_saved)
+steps: tuple[Migration, ...] = (_lease_runs, _lay_out_saved, _count_attempts)
 """What leads from version 1 of Holdfast's own database to the present one."""

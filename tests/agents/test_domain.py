@@ -56,6 +56,19 @@ INTENT = OrderIntent.derive(
     reference_ns=5,
     limit_price=Decimal("10.2"),
 )
+TRIED_AGAIN = OrderIntent.derive(
+    run_id="trade-AAA-1",
+    account="paper",
+    symbol="AAA",
+    side=Side.SELL,
+    quantity=Decimal("1.50"),
+    reference_price=Decimal("10.1"),
+    reference_ns=5,
+    leg="stop",
+    limit_price=Decimal("9.8"),
+    stop_price=Decimal("9.90"),
+    attempt=2,
+)
 CHECK = Check("size", passed=True, value=0.1, limit="0.2", reason="small")
 VIEW = MarketView(
     symbol="AAA",
@@ -95,10 +108,11 @@ SAMPLES = (
     VIEW,
     Order(INTENT, OrderStatus.OPEN, Decimal(1), Decimal("10.1"), Decimal("0.1"), "b1", "why", (CHECK,)),
     INTENT,
+    TRIED_AGAIN,
     Outage("news", required=False, error="gone"),
     Portfolio("paper", Decimal("99.5"), (POSITION,), Decimal(-1), Decimal("0.2")),
     POSITION,
-    Quote("AAA", 3, Decimal(1), Decimal("1.1")),
+    Quote("AAA", 3, Decimal(1), Decimal("1.1"), Decimal(5), Decimal("0.5")),
     Revision("target_weight", 0.1, "too large"),
     Synthesis(0.5, 0.4, 0.9, 0.8, 1, ("news",)),
     PLAN,
@@ -182,7 +196,13 @@ BAD = {
         "close": NOT_POSITIVE,
         "volume": (*[bad for bad in NOT_DECIMALS if bad is not None], Decimal(-1)),
     },
-    Quote: {"symbol": NOT_SYMBOLS, "time_ns": NOT_WHOLE, "bid": NOT_POSITIVE, "ask": NOT_POSITIVE},
+    Quote: {
+        "symbol": NOT_SYMBOLS,
+        "time_ns": NOT_WHOLE,
+        "bid": NOT_POSITIVE,
+        "ask": NOT_POSITIVE,
+        **dict.fromkeys(("bid_size", "ask_size"), (*[bad for bad in NOT_DECIMALS if bad is not None], Decimal(-1))),
+    },
     MarketView: {
         "symbol": NOT_SYMBOLS,
         "period_ns": (*NOT_WHOLE, 0, -1),
@@ -223,6 +243,8 @@ BAD = {
         "quantity": NOT_POSITIVE,
         "reference_price": NOT_POSITIVE,
         "limit_price": NOT_POSITIVE,
+        "stop_price": NOT_POSITIVE,
+        "attempt": (*NOT_WHOLE, 0, 1, 3, 1000),
         "reference_ns": NOT_WHOLE,
         "decision": (*NOT_WHOLE, -1),
         **dict.fromkeys(("run_id", "account", "leg"), NOT_LINES),
@@ -288,9 +310,17 @@ class TestConstructors:
         with pytest.raises(InvalidValue, match="failed check"):
             Verdict(Outcome.APPROVE, (replace(CHECK, passed=False),))
 
-    def test_a_limit_order_has_a_limit_price_and_a_market_order_none(self):
-        with pytest.raises(InvalidValue, match="limit price"):
-            replace(INTENT, limit_price=None)
+    @pytest.mark.parametrize("order_type", list(OrderType))
+    @pytest.mark.parametrize("limit", [None, Decimal(10)])
+    @pytest.mark.parametrize("stop", [None, Decimal(9)])
+    def test_an_order_has_the_prices_of_its_type_and_no_others(self, order_type, limit, stop):
+        order = _derive(limit_price=limit, stop_price=stop)
+        if order.type is order_type:
+            named = str(order_type).split("_")
+            assert ("limit" in named, "stop" in named) == (limit is not None, stop is not None)
+        else:
+            with pytest.raises(InvalidValue, match="has the prices that its name says"):
+                replace(order, type=order_type)
 
     def test_an_intent_cannot_be_given_another_order_under_its_id(self):
         with pytest.raises(InvalidValue, match="does not follow"):
@@ -324,7 +354,12 @@ class TestMeanings:
 
     def test_final_states(self):
         final = {status for status in OrderStatus if status.final}
-        assert final == {OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.CANCELLED}
+        assert final == set(OrderStatus) - {
+            OrderStatus.PENDING,
+            OrderStatus.SENDING,
+            OrderStatus.OPEN,
+            OrderStatus.UNKNOWN,
+        }
 
     def test_a_view_knows_its_newest_bar_as_printed(self):
         view = replace(VIEW, close=(1.0, 1.1))
@@ -381,6 +416,8 @@ ORDERS = st.fixed_dictionaries(
         "side": st.sampled_from(list(Side)),
         "quantity": st.sampled_from([Decimal(text) for text in ("1", "10", "1.5", "0.1", "100")]),
         "limit_price": st.sampled_from([None, Decimal(1), Decimal("1.5"), Decimal(10)]),
+        "stop_price": st.sampled_from([None, Decimal(1), Decimal("1.5"), Decimal(10)]),
+        "attempt": st.integers(1, 999),
     }
 )
 
@@ -389,6 +426,13 @@ class TestIntentIds:
     def test_is_what_it_has_always_been(self):
         assert _derive().intent_id == _derive().intent_id
         assert INTENT.intent_id == "hfu5kv3auloz5dbfkvxrx2mwzmue"  # stored orders are found by it: it may never change
+        assert TRIED_AGAIN.intent_id == "hf5g5sz2ookvvx7iorg7bflm3ay4-2"
+
+    def test_the_first_attempt_names_the_others(self):
+        ids = [_derive(attempt=attempt).intent_id for attempt in (1, 2, 999)]
+        assert ids == [f"{ids[0]}{ending}" for ending in ("", "-2", "-999")]
+        assert _derive().next_attempt().next_attempt() == _derive(attempt=3)
+        assert {_derive(attempt=attempt).first_id for attempt in (1, 2, 999)} == {ids[0]}
 
     @pytest.mark.parametrize(
         "change",
@@ -401,6 +445,9 @@ class TestIntentIds:
             {"quantity": Decimal("1.0001")},
             {"limit_price": Decimal(8)},
             {"limit_price": None},
+            {"stop_price": Decimal(9)},
+            {"stop_price": Decimal(9), "limit_price": None},
+            {"attempt": 2},
         ],
         ids=str,
     )
@@ -418,6 +465,7 @@ class TestIntentIds:
         one, other = (Decimal(text) for text in same)
         assert _derive(quantity=one).intent_id == _derive(quantity=other).intent_id
         assert _derive(limit_price=one).intent_id == _derive(limit_price=other).intent_id
+        assert _derive(stop_price=one).intent_id == _derive(stop_price=other).intent_id
 
     def test_every_digit_counts_beyond_the_usual_precision(self):
         long = Decimal("1." + "0" * 40 + "1")
@@ -427,7 +475,7 @@ class TestIntentIds:
     def test_is_safe_everywhere_and_two_orders_never_share_one(self, one, other):
         first, second = _derive(**one), _derive(**other)
         assert len(first.intent_id) <= 32
-        assert set(first.intent_id) <= set(string.ascii_lowercase + string.digits)
+        assert set(first.intent_id) <= set(string.ascii_lowercase + string.digits + "-")
         assert (first.intent_id == second.intent_id) == (one == other)
 
 

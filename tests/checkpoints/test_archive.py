@@ -87,9 +87,10 @@ async def eventful(home):
     async with home.beginning(account="paper") as hold:
         run_id = hold.run.run_id
         await home.play(run_id, {"notes": ["begun"], "text": ""})
-        orders = [intent(run_id, leg=leg, quantity="2.50", limit_price=price) for leg, price in LEGS.items()]
-        for order, review in zip(orders, (allow, odd, allow), strict=True):
+        orders = [intent(run_id, leg=leg, quantity="2.50", **more) for leg, more in LEGS.items()]
+        for order, review in zip(orders, (allow, odd, allow, allow), strict=True):
             await home.ledger.reserve(order, review)
+        await in_vain(home.ledger, orders[3])
         for order in (orders[0], orders[2]):
             await home.ledger.mark_sending(order.intent_id)
         fill = filled(orders[0])
@@ -104,7 +105,20 @@ async def eventful(home):
         return await home.manager.mark(hold, RunStatus.FAILED, "it\nfailed")
 
 
-LEGS = {"entry": None, "second": Decimal("1E+2"), "third": None}
+LEGS = {
+    "entry": {},
+    "second": {"limit_price": Decimal("1E+2")},
+    "third": {},
+    "stop": {"stop_price": Decimal("9E+1"), "limit_price": Decimal("89.50")},
+}
+
+
+async def in_vain(ledger, order):
+    """It never reached the broker; the next attempt was cancelled."""
+    for each, status in ((order, OrderStatus.NOT_PLACED), (order.next_attempt(), OrderStatus.CANCELLED)):
+        await ledger.reserve(each, allow)
+        await ledger.mark_sending(each.intent_id)
+        await ledger.record(each.intent_id, BrokerReport(status))
 
 
 def odd(account):
@@ -125,7 +139,9 @@ class TestThereAndBack:
         assert was == "failed"
         assert [replace(each, checks=()) for each in orders] == [replace(each, checks=()) for each in there]
         assert repr([each.checks for each in orders]) == repr([each.checks for each in there])
-        assert [order.status for order in orders] == [OrderStatus.FILLED, OrderStatus.DENIED, OrderStatus.UNKNOWN]
+        statuses = ["filled", "denied", "unknown", "not_placed", "cancelled"]
+        assert [order.status for order in orders] == statuses
+        assert [order.intent.attempt for order in orders] == [1, 1, 1, 1, 2]
         entries = [repr(await Timeline(home.database).entries(run.run_id)) for home in (source, target)]
         assert entries[0] == entries[1]
         folder = target.folder / "runs" / run.run_id

@@ -146,7 +146,8 @@ class TestReserve:
         assert await ledger.orders("run-1") == ()
 
     async def test_an_order_comes_back_as_it_was_written(self, ledger):
-        wanted = intent(quantity="0.00000001", limit_price=Decimal("99.50"), leg="exit", decision=3, side=Side.SELL)
+        prices = {"limit_price": Decimal("99.50"), "stop_price": Decimal("1E+2")}
+        wanted = intent(quantity="0.00000001", leg="exit", decision=3, side=Side.SELL, **prices)
         await ledger.reserve(wanted, allow)
         assert (await ledger.orders("run-1"))[0].intent == wanted
 
@@ -222,15 +223,22 @@ class TestTransitions:
             ("unknown", "rejected"),
             ("open", "filled"),
             ("open", "rejected"),
+            ("sending", "not_placed"),
+            ("unknown", "not_placed"),
+            ("not_placed", "open"),
+            ("not_placed", "filled"),
         }
     )
     OUTDATED = frozenset(
         {("open", "unknown"), ("filled", "unknown"), ("rejected", "unknown"), ("filled", "open")}
-        | {(status, status) for status in ("open", "filled", "rejected", "unknown")}
+        | {("open", "not_placed"), ("filled", "not_placed"), ("rejected", "not_placed"), ("not_placed", "rejected")}
+        | {(status, status) for status in ("open", "filled", "rejected", "unknown", "not_placed")}
     )
 
-    @pytest.mark.parametrize("reported", ["open", "filled", "rejected", "unknown"])
-    @pytest.mark.parametrize("status", ["pending", "denied", "sending", "open", "filled", "rejected", "unknown"])
+    @pytest.mark.parametrize("reported", ["open", "filled", "rejected", "unknown", "not_placed"])
+    @pytest.mark.parametrize(
+        "status", ["pending", "denied", "sending", "open", "filled", "rejected", "unknown", "not_placed"]
+    )
     async def test_the_allowed_way_and_no_other(self, ledger, status, reported):
         wanted = intent()
         await ledger.reserve(wanted, deny if status == "denied" else allow)
@@ -260,6 +268,76 @@ class TestTransitions:
         await ledger.record(two.intent_id, BrokerReport(OrderStatus.UNKNOWN))
         await traded(ledger, intent("d"), "t1")
         assert [each.client_order_id for each in await ledger.unsettled()] == [one.intent_id, two.intent_id]
+
+
+class TestAttempts:
+    """An order that never reached the broker is tried again under an id of its own, and what it was stays."""
+
+    async def in_vain(self, ledger, **more):
+        order = await sent(ledger, intent(**more))
+        return await ledger.record(order.intent_id, BrokerReport(OrderStatus.NOT_PLACED, reason="never seen"))
+
+    async def test_the_next_one_is_a_row_of_its_own_and_answers_for_all(self, ledger):
+        await self.in_vain(ledger)
+        assert (await ledger.reserve(intent(), allow)).status is OrderStatus.NOT_PLACED
+        second = await ledger.reserve(intent(attempt=2), allow)
+        assert (second.status, second.intent) == (OrderStatus.PENDING, intent(attempt=2))
+        for attempt in (1, 2, 3):
+            assert await ledger.reserve(intent(attempt=attempt), allow) == second
+        assert await ledger.mark_sending(second.client_order_id)
+        await ledger.record(second.client_order_id, filled(second.intent))
+        assert [order.status for order in await ledger.orders("run-1")] == [OrderStatus.NOT_PLACED, OrderStatus.FILLED]
+        assert (await ledger.portfolio("paper")).position("SIM").quantity == 2
+
+    @pytest.mark.parametrize("status", [None, *map(OrderStatus, ("open", "filled", "rejected", "unknown"))])
+    async def test_there_is_none_beside_one_that_may_be_there(self, ledger, status):
+        await sent(ledger, intent())
+        if status:
+            await ledger.record(intent().intent_id, BrokerReport(status))
+        order = await ledger.reserve(intent(attempt=2), allow)
+        assert (order.intent, order.status) == (intent(), status or OrderStatus.SENDING)
+        assert len(await ledger.orders("run-1")) == 1
+
+    async def test_it_does_not_count_as_if_it_rested(self, ledger):
+        await self.in_vain(ledger)
+        assert (await ledger.account(intent("other"))).live == {}
+        assert await ledger.unsettled() == await ledger.at_broker() == ()
+
+    async def test_it_gives_way_to_another_order_until_it_is_tried_again(self, ledger):
+        await self.in_vain(ledger)
+        await ledger.reserve(intent(attempt=2), deny)
+        other = await ledger.reserve(intent(quantity="3"), allow)
+        assert await ledger.orders("run-1") == (other,)
+        await self.in_vain(ledger, run_id="again")
+        await sent(ledger, intent("again", attempt=2))
+        with pytest.raises(OrderConflict, match="-2, sending"):
+            await ledger.reserve(intent("again", "3"), allow)
+        assert len(await ledger.orders("again")) == 2
+
+    async def test_what_the_broker_did_all_the_same_is_booked(self, ledger):
+        await self.in_vain(ledger)
+        await traded(ledger, intent(attempt=2), "t2")
+        await ledger.record(intent().intent_id, filled(intent(), "t1"))
+        assert (await ledger.portfolio("paper")).position("SIM").quantity == 4
+
+    @pytest.mark.parametrize("known", [None, OrderStatus.PENDING, OrderStatus.SENDING, OrderStatus.UNKNOWN])
+    async def test_one_that_only_the_broker_knows_is_adopted_after_those_before_it(self, ledger, known):
+        if known is not None:
+            await ledger.reserve(intent(), allow)
+        if known not in {None, OrderStatus.PENDING}:
+            await ledger.mark_sending(intent().intent_id)
+            await ledger.record(intent().intent_id, BrokerReport(known))
+        second = intent(attempt=2)
+        order = await ledger.adopt(second, filled(second), Decimal(1000))
+        assert (order.intent, order.status) == (second, OrderStatus.FILLED)
+        before = [OrderStatus.NOT_PLACED] * (known is not None)
+        assert [each.status for each in await ledger.orders("run-1")] == [*before, OrderStatus.FILLED]
+
+    async def test_one_after_an_order_that_was_filled_is_a_contradiction(self, ledger):
+        await traded(ledger, intent(), "t1")
+        with pytest.raises(OrderError):
+            await ledger.adopt(intent(attempt=2), filled(intent(attempt=2), "t2"), Decimal(1000))
+        assert len(await ledger.orders("run-1")) == 1
 
 
 class TestFills:

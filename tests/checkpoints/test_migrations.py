@@ -8,10 +8,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Index, Integer, MetaData, Table, Text, inspect
+from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint, inspect
 
 from agents.clock import ReplayClock
 from agents.domain import OrderStatus, TradingState
@@ -20,11 +21,12 @@ from checkpoints import migrations
 from checkpoints.database import Database, metadata
 from checkpoints.events import Timeline
 from checkpoints.leases import Leases
-from checkpoints.ledger import OrderLedger
+from checkpoints.ledger import BrokerReport, OrderLedger
 from checkpoints.migrations import HISTORY
 from checkpoints.runs import CheckpointManager, RunStatus
 from checkpoints.saver import SqlSaver
 from checkpoints.trading_state import TradingSwitch
+from tests.checkpoints.test_ledger import allow, intent
 
 ROOT = Path(__file__).parents[2]
 SCHEMA_1 = Path(__file__).with_name("schema_1.sql")
@@ -98,6 +100,22 @@ class TestFirstSchema:
             assert kept.name.endswith(".schema-1")
             assert stat.S_IMODE(kept.stat().st_mode) == 0o600
             assert contents(kept) == before
+
+    async def test_its_orders_can_be_tried_again_and_their_fills_belong_to_them(self, first):
+        with Database.open(first) as database:
+            ledger = OrderLedger(database)
+            (old,) = await ledger.orders(FINISHED)
+            assert (old.intent.attempt, old.intent.stop_price) == (1, None)
+            await ledger.open_account("paper", Decimal(1_000))
+            wanted = intent("again", stop_price=Decimal(101), limit_price=Decimal(102))
+            await ledger.reserve(wanted, allow)
+            await ledger.mark_sending(wanted.intent_id)
+            await ledger.record(wanted.intent_id, BrokerReport(OrderStatus.NOT_PLACED))
+            second = intent("again", stop_price=Decimal(101), limit_price=Decimal(102), attempt=2)
+            assert (await ledger.reserve(second, allow)).intent == second
+            broken = "UPDATE fills SET intent_id = 'nobody'"
+            with pytest.raises(StorageError, match="FOREIGN KEY"):
+                database.write(lambda connection: connection.exec_driver_sql(broken))
 
     async def test_all_of_it_can_be_read(self, first):
         with Database.open(first) as database:
@@ -238,6 +256,7 @@ class TestVersions:
         old.remove(old.tables["runs"])
         before.to_metadata(old)
         _as_first_laid_out(old)
+        _without_attempts(old)
         Database.open(address, old).close()
         with Database.open(address) as database, Database.open(server.fresh()) as new:
             assert shape(database) == shape(new)
@@ -254,6 +273,15 @@ def _as_first_laid_out(old):
     for name, of in (("of_thread", ("thread_id", "ns", "number", "checkpoint_id")), ("by_number", ("number",))):
         Index(f"saved_checkpoints_{name}", *(table.c[each] for each in of))
     Index("saved_checkpoints_by_id", table.c.checkpoint_id)
+
+
+def _without_attempts(old):
+    """Orders as they were before version 4."""
+    orders = old.tables["orders"]
+    old.remove(orders)
+    columns = {each.name: each._copy() for each in orders.c if each.name not in {"stop_price", "attempt"}}
+    columns["type"] = Column("type", String(8), nullable=False)
+    Table("orders", old, *columns.values(), UniqueConstraint("run_id", "decision", "leg"))
 
 
 def _grown(address):
