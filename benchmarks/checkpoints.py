@@ -236,7 +236,7 @@ def figures(quick: bool) -> list[Row]:
     taken = asyncio.run(costs(beside, 10_000, rounds, per_round))
     rows += _rows(f"a run of {NODES} nodes, 10 KB, SQLite", taken, {})
     rows += _on_a_server(rounds, per_round)
-    both = {name: sides[name] for name in (OURS, SQLITE)}
+    both = {name: sides[name] for name in (OURS, SQLITE, MEMORY)}  # the last one is what LangGraph itself takes
     rows += _rows(f"a run, {AT_ONCE} at once, 10 KB, SQLite", asyncio.run(at_once(both, rounds)), {SQLITE: 1 / 5})
     rows += _growing({name: files[name] for name in (OURS, SQLITE)}, rounds_of(quick), 100 if quick else GROWN_STEPS)
     rows += _along(asyncio.run(history(rounds, 200 if quick else HISTORY)))

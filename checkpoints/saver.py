@@ -37,6 +37,7 @@ from checkpoints.contents import Content, Contents
 from checkpoints.database import Database
 from checkpoints.history import PAGE, History, config_of
 from checkpoints.loading import Page
+from checkpoints.memo import Memo
 from checkpoints.store import CheckpointRow, WriteRow
 
 __all__ = ["SqlSaver"]
@@ -79,6 +80,7 @@ class SqlSaver(BaseCheckpointSaver[str]):
         self._database = database
         self._fence = fence or (lambda _connection, _thread_id: None)
         self._contents = Contents()
+        self._memo = Memo(self.serde.dumps_typed)
         self._salt, self._serial = os.urandom(3).hex(), count()
 
     @classmethod
@@ -295,10 +297,10 @@ class SqlSaver(BaseCheckpointSaver[str]):
         content = None if is_new or not named else self._contents.last(place, channel, named)
         if content is not None:
             return content
-        kind, body = self.serde.dumps_typed(value)
+        kind, body, digest = self._memo.named(value)
         if kind == "msgpack" and len(body) <= _INLINE_MAX:
             return None
-        return Content(channel, named, kind, body, store.digest_of(kind, body))
+        return Content(channel, named, kind, body, digest)
 
     def _writes_work(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
@@ -309,12 +311,12 @@ class SqlSaver(BaseCheckpointSaver[str]):
         rows: list[WriteRow] = []
         contents: list[Content] = []
         for idx, (channel, value) in enumerate(writes):
-            kind, body = self.serde.dumps_typed(value)
+            kind, body, digest = self._memo.named(value)
             place = (thread_id, ns, checkpoint_id, task_id, WRITES_IDX_MAP.get(channel, idx), task_path, channel)
             if len(body) < _REFERRED_MIN:
                 rows.append(WriteRow(*place, kind, body))
                 continue
-            content = Content(channel, None, kind, body, store.digest_of(kind, body))
+            content = Content(channel, None, kind, body, digest)
             contents.append(content)
             rows.append(WriteRow(*place, store.REFERENCE + kind, content.digest.encode()))
 
