@@ -26,7 +26,7 @@ from checkpoints.database import Database
 from checkpoints.history import History
 from checkpoints.imported import Origin
 from checkpoints.leases import runs
-from checkpoints.ledger import fills_of, orders_of
+from checkpoints.orders import fills_of, orders_of
 from checkpoints.registry import Run, RunStatus, next_number
 from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver

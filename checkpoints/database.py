@@ -38,7 +38,7 @@ from checkpoints.migrations import HISTORY, migrate, steps
 from checkpoints.sqlite import WatchedFile
 from checkpoints.trouble import LOCKED_S_MAX, Kind, Trouble
 
-__all__ = ["Database", "Prose", "metadata"]
+__all__ = ["Database", "Prose", "mended", "metadata"]
 
 T = TypeVar("T")
 
@@ -57,7 +57,12 @@ class Prose(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002 (SQLAlchemy's)
         """Without NUL, which Postgres lacks, and lone surrogates, which both do."""
-        return value and value.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return value and mended(value)
+
+
+def mended(text: str) -> str:
+    """The text as a column of `Prose` keeps it."""
+    return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 _WAITING_MAX = 10_000

@@ -44,6 +44,7 @@ from sqlalchemy import (
 from agents.clock import NANOSECONDS, Clock
 from agents.errors import LeaseLost, RunLeased, StorageError
 from checkpoints.database import Database, Prose, metadata
+from checkpoints.statement import Statement
 
 __all__ = ["GIVEN_BACK", "LEASE_S", "RENEW_S", "Lease", "Leases", "is_dry", "runs"]
 
@@ -88,6 +89,7 @@ GIVEN_BACK: Mapping[str, Any] = MappingProxyType({"owner": "", "owner_lock": "",
 # waits for the claim's and reads the new token. SQLite has one writer at a time, and needs and knows no such lock.
 _TOKEN = select(runs.c.token).where(runs.c.run_id == bindparam("run_id")).with_for_update(read=True)
 _SQLITE_READ = "SELECT token FROM runs WHERE run_id = ?"
+_DRY = Statement(select(runs.c.dry).where(runs.c.run_id == bindparam("run_id")))
 _TERMS = select(*(runs.c[name] for name in ("run_id", "owner", "owner_lock", "token", "leased_until_ns")))
 _SERVER_NS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000000 AS BIGINT)"
 
@@ -332,7 +334,8 @@ def _token(connection: Connection, run_id: str) -> int | None:
 
 def is_dry(connection: Connection, run_id: str) -> bool:
     """Whether this is a run that can place no order; what is not registered is none."""
-    return bool(connection.execute(select(runs.c.dry).where(runs.c.run_id == run_id)).scalar())
+    row = _DRY.row(connection, run_id=run_id)
+    return row is not None and bool(row[0])
 
 
 def _me() -> str:

@@ -190,6 +190,28 @@ CREATE INDEX ix_fills_account ON fills (account)
 """
 
 
+def _time_orders(connection: Connection) -> None:
+    """5: when an order was sent, and how much was asked for; indexes by which an order costs the same after many."""
+    if not inspect(connection).has_table("orders"):
+        return
+    for statement in _ORDERS_5.split(";"):
+        connection.exec_driver_sql(statement)
+
+
+_ORDERS_5 = """
+ALTER TABLE orders ADD COLUMN asked VARCHAR(64);
+ALTER TABLE orders ADD COLUMN sent_ns BIGINT;
+DROP INDEX ix_orders_run_id;
+DROP INDEX ix_orders_account;
+DROP INDEX ix_orders_status;
+DROP INDEX ix_fills_account;
+CREATE INDEX orders_by_status ON orders (status, account, number);
+CREATE INDEX orders_by_time ON orders (account, reference_ns);
+CREATE INDEX fills_by_number ON fills (account, number);
+CREATE INDEX fills_by_time ON fills (account, time_ns)
+"""
+
+
 def _add_columns(connection: Connection, table: str, *columns: str) -> None:
     """Whoever uses the saver alone has none of the other tables: there is nothing to change in them."""
     if inspect(connection).has_table(table):
@@ -197,5 +219,5 @@ def _add_columns(connection: Connection, table: str, *columns: str) -> None:
             connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
-steps: tuple[Migration, ...] = (_lease_runs, _lay_out_saved, _count_attempts)
+steps: tuple[Migration, ...] = (_lease_runs, _lay_out_saved, _count_attempts, _time_orders)
 """What leads from version 1 of Holdfast's own database to the present one."""

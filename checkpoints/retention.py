@@ -24,7 +24,7 @@ from agents.errors import StorageError
 from checkpoints import events, imported, upkeep
 from checkpoints.database import Database
 from checkpoints.leases import Leases, runs
-from checkpoints.ledger import live_runs, orders_of
+from checkpoints.orders import live_runs, orders_of
 from checkpoints.registry import RunStatus
 from checkpoints.store import chunks
 

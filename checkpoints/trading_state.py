@@ -21,6 +21,7 @@ from checkpoints import audit
 from checkpoints.audit import AuditEntry
 from checkpoints.database import Database, Prose, metadata
 from checkpoints.halt_file import Halt, HaltFile
+from checkpoints.statement import Statement
 
 __all__ = [
     "Difference",
@@ -47,6 +48,8 @@ _trading = Table(
     Column("why", Prose, nullable=False),
     Column("since_ns", BigInteger, nullable=False),
 )
+
+_READ = Statement(select(*(_trading.c[name] for name in ("state", "code", "who", "why", "since_ns"))))
 
 _accepted = Table(
     "accepted_differences",
@@ -292,8 +295,8 @@ class TradingSwitch:
 def read_trading(connection: Connection) -> Trading:
     """The state, in the transaction of `connection`; whatever is wrong with it, it is HALTED then."""
     try:
-        row = connection.execute(select(_trading)).one()
-        return Trading(TradingState(row.state), row.code, row.who, row.why, row.since_ns)
+        ((state, code, who, why, since_ns),) = _READ.rows(connection)
+        return Trading(TradingState(state), code, who, why, since_ns)
     except Exception as error:  # noqa: BLE001 - no kind of trouble may let an order through
         why = f"the trading state cannot be read ({in_words(error)})"
         return Trading(TradingState.HALTED, KillSwitchReason.UNREADABLE_STATE, "", why, 0)

@@ -276,12 +276,17 @@ def _as_first_laid_out(old):
 
 
 def _without_attempts(old):
-    """Orders as they were before version 4."""
-    orders = old.tables["orders"]
+    """Orders and fills as they were before version 4."""
+    orders, fills = old.tables["orders"], old.tables["fills"]
     old.remove(orders)
-    columns = {each.name: each._copy() for each in orders.c if each.name not in {"stop_price", "attempt"}}
+    added = {"stop_price", "attempt", "asked", "sent_ns"}
+    columns = {each.name: each._copy() for each in orders.c if each.name not in added}
     columns["type"] = Column("type", String(8), nullable=False)
-    Table("orders", old, *columns.values(), UniqueConstraint("run_id", "decision", "leg"))
+    before = Table("orders", old, *columns.values(), UniqueConstraint("run_id", "decision", "leg"))
+    for name in ("run_id", "account", "status"):
+        Index(f"ix_orders_{name}", before.c[name])
+    fills.indexes = {each for each in fills.indexes if each.name == "ix_fills_intent_id"}
+    Index("ix_fills_account", fills.c.account)
 
 
 def _grown(address):

@@ -19,7 +19,8 @@ from checkpoints import store
 from checkpoints.database import Database
 from checkpoints.events import Entry, Timeline
 from checkpoints.leases import Leases, runs
-from checkpoints.ledger import Account, BrokerReport, OrderLedger, _fills, _orders
+from checkpoints.ledger import Account, BrokerReport, OrderLedger
+from checkpoints.orders import fills, orders
 from checkpoints.runs import CheckpointManager, RunStatus
 from checkpoints.saver import SqlSaver
 from graph.app import open_app
@@ -135,9 +136,9 @@ async def test_eight_processes_lose_nothing_and_keep_the_limit_of_their_account(
         found = await office.manager.runs()
         assert {run.status for run in found} == {RunStatus.FINISHED}
         assert {int(run.run_id.rpartition("-")[2]) for run in found} == {*range(1, count + 1)}
-        for column, many in ((runs.c.number, count), (_orders.c.number, count), (_fills.c.number, _LIMIT)):
+        for column, many in ((runs.c.number, count), (orders.c.number, count), (fills.c.number, _LIMIT)):
             assert sorted(await _column(office.database, column)) == [*range(1, many + 1)], column
-        statuses = Counter(await _column(office.database, _orders.c.status))
+        statuses = Counter(await _column(office.database, orders.c.status))
         assert statuses == {OrderStatus.FILLED: _LIMIT, OrderStatus.DENIED: count - _LIMIT}
         assert (await office.ledger.portfolio("shared")).position("SIM").quantity == _LIMIT
         shared = Counter(entry.subject for entry in await office.timeline.entries("all"))
