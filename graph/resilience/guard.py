@@ -333,6 +333,8 @@ class Guard:
 
     def _follow_loop(self) -> DeadlineQueue:
         self._queue = DeadlineQueue(get_running_loop(), get_ident())
+        if self._breaker is not None and self._breaker.window is not None:
+            self._breaker.window.until = -math.inf  # of the last loop's clock, by which this one's calls cannot count
         return self._queue
 
     async def ask(self, primary: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Answer[Any]:

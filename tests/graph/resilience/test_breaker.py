@@ -357,6 +357,24 @@ def test_the_window_of_one_loops_clock_is_forgotten_on_the_next(clock):
     assert made.state is OPEN
 
 
+def test_good_calls_on_the_next_loop_count_in_its_own_window(path):
+    policy = Breaker(failure_threshold=1000, failure_rate=0.5, calls_min=10)
+    guard = Guard("trend", retry=None, breaker=policy, **path)
+
+    async def call(fail):
+        if fail:
+            raise ConnectionError("down")
+
+    async def calls(good, bad, late=0):
+        await asyncio.sleep(late)
+        await asyncio.gather(*(guard(call, n < bad) for n in range(good + bad)), return_exceptions=True)
+
+    for main in (calls(5, 0, late=1e6), calls(11, 0), calls(0, 10)):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main)
+    assert guard.breakers["trend"].state is CLOSED  # 10 of 21
+
+
 @pytest.mark.parametrize("others", [{}, {"last_resort": lambda: "rules"}], ids=["alone", "chain"])
 def test_a_guard_that_was_opened_on_one_loop_recovers_on_the_next(others):
     guard = Guard("trend", retry=None, breaker=Breaker(failure_threshold=1, success_threshold=1), **others)
