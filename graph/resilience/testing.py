@@ -42,6 +42,8 @@ class Faults:
     def into(self, guard: Guard, *given: str | Fault, seed: int = 0) -> AbstractContextManager[FaultPlan]:
         """Inject into a guard that exists already, for the length of a `with` block; then all is as before.
 
+        So are its breakers: what they count in the block is forgotten, or the next test would find them tripped.
+
         Raises:
             ConfigError: a text is not a fault, or no fault is for this guard.
         """
@@ -53,10 +55,13 @@ class Faults:
 @contextmanager
 def _injected(guard: Guard, plan: FaultPlan) -> Iterator[FaultPlan]:
     before = guard.use_faults(plan)
+    states = [(breaker, breaker.snapshot()) for breaker in guard.breakers.values()]
     try:
         yield plan
     finally:
         guard.use_faults(before)
+        for breaker, state in states:
+            breaker.restore(state)
 
 
 class NetworkBlocked(ConnectionRefusedError):

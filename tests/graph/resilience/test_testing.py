@@ -31,7 +31,7 @@ def test_faults_without_back_off_on_the_real_clock(suite):
     result = suite("""
         import asyncio, time
         import pytest
-        from agents.errors import ConfigError, InjectedFault
+        from agents.errors import ConfigError, FallbackExhausted, InjectedFault
         from graph.resilience import Fault, FaultAction, Guard, Retry
 
         async def answer():
@@ -54,13 +54,26 @@ def test_faults_without_back_off_on_the_real_clock(suite):
             assert asyncio.run(guard(answer)) == "ok"
             assert guard.faults is None
 
+        def test_breakers_are_afterwards_as_they_were_before(faults):
+            guard = Guard("trend", fallbacks=[answer])
+            guard.breakers["trend/answer"].isolate("by hand")
+            guard.breakers["trend"].failure(0)
+            with faults.into(guard, "trend=error"):
+                for _ in range(2):
+                    with pytest.raises(FallbackExhausted):
+                        asyncio.run(guard(answer))
+                assert guard.breakers["trend"].state == "open"
+            states = [(breaker.state, breaker.failures, breaker.reason) for breaker in guard.breakers.values()]
+            assert states == [("closed", 1, ""), ("isolated", 0, "by hand")]
+            assert asyncio.run(guard.ask(answer)).link == "trend"
+
         def test_what_is_no_fault_or_for_nobody(faults):
             with pytest.raises(ConfigError):
                 faults("trend")
             with pytest.raises(ConfigError, match="matches no guard"):
                 faults.into(Guard("trend"), "volume=error")
     """)
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
 
 
 def test_back_off_is_back_when_the_test_is_over(suite):
