@@ -368,6 +368,15 @@ async def test_a_clock_that_jumps_during_a_call_is_a_timeout_and_nothing_worse(p
     assert await guard(answer) == ((), {})
 
 
+async def test_one_timer_serves_all_calls_of_a_guard():
+    guard = Guard("trend", attempt_timeout=5, retry=None)
+    calls = [asyncio.create_task(guard(hang)) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert len(asyncio.get_running_loop()._scheduled) == 1
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(result, AgentTimeout | BreakerOpen) for result in results)
+
+
 async def test_rejections_and_failures_leave_nothing_to_collect(path):
     guards = [
         Guard("alone", retry=None, breaker=None, **path),
@@ -479,6 +488,17 @@ async def test_a_nested_guard_can_only_shorten_the_deadline(path, now, call):
     assert seen == [pytest.approx(8 if call == "inner longer" else 3)]
     assert now() - began == pytest.approx(10 if call == "inner longer" else 5)
     assert time_left() is None
+
+
+@pytest.mark.parametrize(("deadline", "left"), [(None, 20), (60, 20), (15, 15)])
+async def test_inside_a_nested_guard_the_time_left_is_that_of_the_nearer_deadline(path, deadline, left):
+    outer = Guard("outer", deadline=20, **path)
+    inner = Guard("inner", deadline=deadline, attempt_timeout=5, **path)
+
+    async def agent():
+        return time_left()
+
+    assert await outer(inner.wrap(agent)) == left
 
 
 async def test_the_inner_breaker_is_not_blamed_for_the_outer_deadline(path):
