@@ -4,7 +4,7 @@ import math
 import pytest
 
 from agents.clock import monotonic
-from graph.resilience.timeout import DeadlineQueue, TimeLimit, take_back, time_of
+from graph.resilience.timeout import EARLY_SECONDS, DeadlineQueue, TimeLimit, take_back, time_of
 
 
 async def hang():
@@ -146,6 +146,17 @@ async def test_a_call_that_ends_after_its_first_strike_is_not_struck_again(now):
         await hang()
     assert take_back(task, scope) == 1
     await asyncio.sleep(20)
+
+
+async def test_a_strike_that_a_loop_runs_a_moment_too_early_is_not_put_off(now):
+    loop, began = asyncio.get_running_loop(), now()
+    queue, task = DeadlineQueue(loop, 1), asyncio.current_task()
+    queue.entries[task] = scope = [None, None, began + 5]
+    loop.call_at(began + 5 - EARLY_SECONDS / 2, queue._strike)
+    with pytest.raises(asyncio.CancelledError):
+        await hang()
+    assert now() < began + 5
+    assert take_back(task, scope) == 1
 
 
 async def test_a_second_strike_that_a_loop_runs_too_early_waits_for_its_time(now):
