@@ -177,6 +177,22 @@ def test_failure_rate_forgets_what_is_older_than_its_window(clock):
     assert made.state is OPEN
 
 
+@pytest.mark.parametrize("by_hand", [True, False], ids=["released", "recovered"])
+def test_a_breaker_that_has_closed_again_begins_with_an_empty_window(clock, by_hand):
+    made, _ = breaker(clock, failure_threshold=1000, failure_rate=0.5, calls_min=10, window_seconds=60, open_seconds=5)
+    fail(made, 10)
+    assert made.state is OPEN
+    if by_hand:
+        made.release()
+    else:
+        clock.now += 5  # the failures are far from a minute old
+        succeed(made, 2)
+    fail(made, 9)
+    assert made.state is CLOSED
+    fail(made)
+    assert made.state is OPEN
+
+
 @pytest.mark.parametrize("kind", ["failure_rate", "slow_rate"])
 def test_a_rate_that_is_reached_exactly_opens_it(clock, kind):
     made, _ = breaker(clock, failure_threshold=1000, slow_seconds=2.0, calls_min=100, **{kind: 0.07})
