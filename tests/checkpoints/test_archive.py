@@ -198,6 +198,16 @@ class TestThereAndBack:
         assert (taken.forked_from, taken.forked_at) == (fork.forked_from, fork.forked_at)
         assert await target.rows(fork.run_id) == await source.rows(fork.run_id)
 
+    async def test_a_fork_that_comes_before_what_it_came_from(self, source, target):
+        """Its copies are saved first here, and their ids are still those of the run which saved them."""
+        origin = await source.played()
+        saved = await source.rows(origin.run_id)
+        fork = await source.forked(saved[2].checkpoint_id)
+        for run in (fork, origin):
+            await archive(target).take(await exported(source, run.run_id, run.run_id))
+        for row in saved:
+            assert (await target.manager.locate(row.checkpoint_id)).run.run_id == origin.run_id
+
     async def test_subgraphs_and_channels_that_are_rebuilt(self, source, target):
         class Inner(TypedDict):
             items: Annotated[list[str], DeltaChannel(lambda old, new: [*old, *(each for some in new for each in some)])]
@@ -462,10 +472,28 @@ class TestRefusals:
             record, body = given[at]
             await refused(pack([*given[:at], (forged(record, **change), body), *given[at + 1 :]]), what=change)
 
+    async def test_what_would_be_more_than_data_is_not_even_looked_at(self, refused, given):
+        at = next(at for at, (record, _) in enumerate(given) if record.record == "checkpoint")
+        constructor = {
+            "lc": 1,
+            "type": "constructor",
+            "id": ["langchain_core", "messages", "HumanMessage"],
+            "kwargs": {},
+        }
+        for kind, body in (("json", json.dumps(constructor).encode()), ("pickle", b"cos\nsystem\n(S'id'\ntR.")):
+            record = forged(given[at][0], kind=kind, size=len(body))
+            await refused(pack([*given[:at], (record, body), *given[at + 1 :]]), "does not fit (checkpoint.kind: ")
+
     async def test_a_record_twice(self, refused, given):
         for kind in ("run", "checkpoint", "value", "write", "order", "report"):
             again = next(item for item in given if item[0].record == kind)
             await refused(pack([*given, again]), what=kind)
+
+    async def test_a_value_under_anothers_name_that_no_state_names(self, refused, given):
+        """A state that came to that content later would be kept without it, and could not be read."""
+        at = next(at for at, (record, _) in enumerate(given) if record.record == "value")
+        record = forged(given[at][0], version="0" * 32)
+        await refused(pack([*given[: at + 1], (record, given[at][1]), *given[at + 1 :]]), "not what its name says")
 
     async def test_a_record_too_few(self, refused, given):
         for kind in ("run", "checkpoint", "value"):

@@ -312,7 +312,8 @@ class TestFolders:
         folder.rmdir()
         folder.symlink_to(precious)
         later(home)
-        await prune(home)
+        assert list((await prune(home)).runs) == [run.run_id]
+        assert (await prune(home)).runs == {}
         assert (precious / "file").read_text() == "kept"
 
     async def test_where_folders_mark_whose_a_run_is_one_with_orders_stays_empty(self, home):

@@ -754,6 +754,18 @@ class TestFork:
         await self.fork(here, first.checkpoints[1].checkpoint_id)
         assert (tickets[1].order.status, len(here.venue.executions)) == (OrderStatus.DENIED, 2)
 
+    async def test_an_order_of_its_origin_is_none_of_its_own(self, house):
+        """As it would be in a workflow with steps after the order."""
+        here = await house()
+        (first,) = await here.start()
+        fork = await self.fork(here, first.checkpoints[2].checkpoint_id)
+        graph = here.app.trade(here.app.settings, None).graph
+        config = {"configurable": {"thread_id": fork.run.run_id}}
+        async with here.app.manager.claim(fork.run.run_id):
+            await graph.aupdate_state(config, {"orders": list(first.orders)}, as_node="execution")
+        again = await here.resume(fork.run.run_id)
+        assert (again.state["orders"], again.orders, again.action) == (list(first.orders), (), "HOLD")
+
     async def test_on_files_it_sees_the_account_that_all_share(self, house, tmp_path):
         here = await house()
         files = {"A": bars_file(tmp_path / "a.csv", 10)}
