@@ -342,6 +342,17 @@ async def test_rates_forget_what_is_old_on_both_ways(path):
     assert guard.breakers["trend"].reason == "3 of 4 calls in 60 s failed"
 
 
+async def test_a_good_call_ends_the_failures_in_a_row_where_rates_are_looked_at_too(path):
+    guard = Guard("trend", retry=None, breaker=Breaker(failure_threshold=5, failure_rate=0.9, calls_min=10), **path)
+    for _ in range(3):
+        for _ in range(4):
+            with pytest.raises(ConnectionError):
+                await guard(down)
+        await guard(answer)
+    assert guard.breakers["trend"].state is BreakerState.CLOSED
+    assert guard.breakers["trend"].failures == 0
+
+
 async def test_rates_go_by_the_guards_own_clock_where_it_has_one(path):
     now = 5000.0  # ahead of the loop's
     policy = Breaker(failure_threshold=100, failure_rate=0.75, calls_min=4, window_seconds=60)
