@@ -615,6 +615,26 @@ class Portfolio:
             (held.quantity * marks.get(held.symbol, held.average_price) for held in self.positions), Decimal(0)
         )
 
+    def unrealised(self, marks: Mapping[str, Decimal]) -> Decimal:
+        """What closing every position at `marks` would add to `realised`; one without a mark adds nothing."""
+        return sum(
+            (
+                held.quantity * (marks[held.symbol] - held.average_price)
+                for held in self.positions
+                if held.symbol in marks
+            ),
+            Decimal(0),
+        )
+
+    def net(self, marks: Mapping[str, Decimal]) -> Decimal:
+        """Worth of the positions at `marks`, short ones against long ones; without a mark at average cost."""
+        return self.equity(marks) - self.cash
+
+    def gross(self, marks: Mapping[str, Decimal]) -> Decimal:
+        """Worth of the positions at `marks`, short ones beside long ones; without a mark at average cost."""
+        worth = (abs(held.quantity) * marks.get(held.symbol, held.average_price) for held in self.positions)
+        return sum(worth, Decimal(0))
+
     def apply(self, fill: Fill) -> "Portfolio":
         """The account after one more fill. Profit is realised on what the fill closes, at average cost."""
         held = self.position(fill.symbol)

@@ -74,6 +74,7 @@ _STANDING = tuple(
         "run_id",
         "decision",
         "leg",
+        "asked",
     )
 )
 _its_account = orders.c.account == bindparam("account")
@@ -352,13 +353,18 @@ def _orders_beside(connection: Connection, intent: OrderIntent, look: Look) -> t
         since_ns, to_ns = intent.reference_ns - look.recent_ns, intent.reference_ns + look.recent_ns
         for row in _LATELY.rows(connection, account=intent.account, since_ns=since_ns, to_ns=to_ns):
             rows.setdefault(row[0], row)
-    itself = (intent.run_id, intent.decision, intent.leg)
-    return tuple(_own_order(row, filled.get(row[0], _NONE)) for row in rows.values() if tuple(row[9:12]) != itself)
+    decision = (intent.run_id, intent.decision)
+    return tuple(
+        _own_order(row, filled.get(row[0], _NONE), same_decision=(run_id, number) == decision)
+        for row in rows.values()
+        for run_id, number, leg in (row[9:12],)
+        if (run_id, number, leg) != (*decision, intent.leg)
+    )
 
 
-def _own_order(row: Any, filled: Decimal) -> OwnOrder:
+def _own_order(row: Any, filled: Decimal, *, same_decision: bool) -> OwnOrder:
     """What is filled beyond what was ordered makes no room."""
-    _, symbol, side, quantity, price, sent_ns, kind, limit_price, status, *_ = row
+    _, symbol, side, quantity, price, sent_ns, kind, limit_price, status, *_, asked = row
     wanted = Decimal(quantity)
     return OwnOrder(
         symbol=symbol,
@@ -368,6 +374,8 @@ def _own_order(row: Any, filled: Decimal) -> OwnOrder:
         sent_ns=sent_ns,
         open=max(wanted - filled, _NONE) if status in LIVE else _NONE,
         limit_price=Decimal(limit_price) if limit_price is not None and kind == "limit" else None,
+        asked=None if asked is None else Decimal(asked),
+        same_decision=same_decision,
     )
 
 

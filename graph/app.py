@@ -25,6 +25,7 @@ from graph.broker import PaperBroker
 from graph.config import Settings
 from graph.desk import OrderDesk
 from graph.feed import Feed
+from graph.inquiry import grace_of
 from graph.kill_switch import KillSwitch, Swept
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
@@ -102,7 +103,7 @@ class App:
             clock=clock,
             database=database,
             saver=saver,
-            ledger=OrderLedger(database, leases.check, switch.now),
+            ledger=OrderLedger(database, leases.check, switch.now, clock),
             timeline=timeline,
             manager=CheckpointManager(database, saver, leases, settings.folder, clock),
             leases=leases,
@@ -216,7 +217,9 @@ class App:
         What is not `judged` trips no kill switch.
         """
         kill = self.kill_switch() if judged else None
-        return OrderDesk(self.ledger, self.broker, settings.risk, self.guard(BROKER, retry=None), kill)
+        guard = self.guard(BROKER, retry=None)
+        grace_s = grace_of(self.settings.guard(BROKER).attempt_timeout)
+        return OrderDesk(self.ledger, self.broker, settings.risk, guard, kill, clock=self.clock, grace_s=grace_s)
 
     def kill_switch(self) -> KillSwitch:
         """The kill switch. A broker whose breaker is open may still cancel."""

@@ -84,7 +84,9 @@ async def _close(app: App, orders: list[Order], run_id: str, account: str, held:
     side, left = (Side.SELL if held > 0 else Side.BUY), abs(held)
     desk = app.desk(app.settings, judged=False)  # what it measures must not halt trading before all is closed
     for leg in range(_LEGS_MAX):
-        ticket = await desk.submit(run_id=run_id, account=account, side=side, quantity=left, view=view, decision=leg)
+        ticket = await desk.submit(
+            run_id=run_id, account=account, side=side, quantity=left, view=view, decision=leg, held=-left * side.sign
+        )
         order = ticket.order
         if order is None or not order.filled:
             why = "; ".join(ticket.reasons) if order is None else order.reason or str(order.status)

@@ -130,6 +130,7 @@ class TradeNodes:
             side=wanted.side,
             quantity=wanted.quantity,
             view=view,
+            held=state["portfolio"].position(view.symbol).quantity,
         )
         orders = [ticket.order] if ticket.order else []
         return {"orders": orders, "notes": [*ticket.reasons, *(order.reason for order in orders if order.reason)]}

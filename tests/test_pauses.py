@@ -225,7 +225,8 @@ class Worker:
                 self.tell("lost")
 
     async def decide(self, decision):
-        times = tuple(range(1, 121))
+        began = decision * 3_600 * 10**9  # one after another, or they would be too many at once
+        times = tuple(range(began + 1, began + 121))
         prices = dict.fromkeys(("open", "high", "low", "close"), (100.0,) * 120)
         view = MarketView("SIM", 1, times, price_step=Decimal(1), **prices)
         quantity = Decimal(1 if decision % 2 else ord(self.name))  # every other time it decides for itself

@@ -1,7 +1,7 @@
 """Pre-trade risk: limits, checks and throttle. Pure and total: bad input is a refusal, never an exception."""
 
 from agents.risk.checks import pre_trade_checks, trading_check
-from agents.risk.hours import check_calendar, market_hours
+from agents.risk.hours import check_calendar, day_start_ns, market_hours
 from agents.risk.kill import KillSwitchReason, trip_reason
 from agents.risk.limits import Limit, RiskLimits, explain_limits
 from agents.risk.proposal import NO_REFERENCE, Holding, OwnOrder, Proposal
@@ -17,6 +17,7 @@ __all__ = [
     "RiskLimits",
     "Throttled",
     "check_calendar",
+    "day_start_ns",
     "explain_limits",
     "market_hours",
     "pre_trade_checks",

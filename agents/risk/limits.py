@@ -41,7 +41,7 @@ class RiskLimits:
 
     position_notional_max: float = _limit(250_000.0, _MONEY, "worth of one symbol's position if every open order fills")
     order_notional_max: float = _limit(100_000.0, _MONEY, "worth of one order")
-    daily_loss_share_max: float = _limit(0.03, _EQUITY, "loss since the UTC day began", 1.0)
+    daily_loss_share_max: float = _limit(0.03, _EQUITY, "loss since the day of the order's market began", 1.0)
     concentration_share_max: float = _limit(
         0.30, _EQUITY, "worth of one symbol's position if every open order fills", 10
     )

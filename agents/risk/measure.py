@@ -23,11 +23,12 @@ _DOWN = Context(prec=60, rounding=ROUND_DOWN, traps=[])
 class Measures:
     """A proposal in numbers. `wrong`: names of what cannot be traded with; `symbol` "" where it is none.
 
-    `worth` of a unit, at the dearer of the price seen and the limit price; `off` the order's price from the reference
-    as a share of it, None without one, and `reference_age_s`; `after` the signed position if this order and every open
-    one of its side fill; `closable` how much of the position it can close, whatever becomes of those; `reducing`
-    whether it only does that; `elsewhere` worth of the positions in other symbols at their worst; `twins` like it
-    within the window, `sent` within the other and what they are worth, `crossed` resting orders that it meets.
+    `worth` of a unit, at the dearest of the price seen, the limit and the stop price; `off` the order's price from the
+    reference, or from its own stop price, as a share of it, None without one, and `reference_age_s`; `after` the signed
+    position if this order and every open one of its side fill; `closable` how much of the position it can close,
+    whatever becomes of those; `reducing` whether it only does that; `elsewhere` worth of the positions in other symbols
+    at their worst; `twins` like it within the window, `sent` within the other and what they are worth, `crossed`
+    resting orders that it meets.
     """
 
     wrong: list[str]
@@ -36,6 +37,7 @@ class Measures:
     exact_quantity: Decimal
     price: float
     limit_price: float | None
+    stop_price: float | None
     worth: float
     off: float | None
     reference_age_s: float
@@ -58,8 +60,9 @@ def measure(proposal: Proposal, limits: RiskLimits) -> Measures:
     sign = proposal.side.sign if isinstance(proposal.side, Side) else math.nan
     quantity, price, held = number(proposal.quantity), number(proposal.price), number(proposal.held)
     limit_price = None if proposal.limit_price is None else number(proposal.limit_price)
+    stop_price = None if proposal.stop_price is None else number(proposal.stop_price)
     own = _own(proposal.orders)
-    reach = price * (1 + sign * limits.price_collar_share_max) if limit_price is None else limit_price
+    reach = _reach(price, limit_price, stop_price, sign * limits.price_collar_share_max)
     book = _tally(proposal, limits, own, reach) if own is not None else _UNREADABLE
     closable = _closable(proposal, held * sign, own)
     wanted = exact(proposal.quantity)
@@ -71,8 +74,9 @@ def measure(proposal: Proposal, limits: RiskLimits) -> Measures:
         exact_quantity=wanted,
         price=price,
         limit_price=limit_price,
-        worth=price if limit_price is None or limit_price < price else limit_price,
-        off=_off(proposal, price, limit_price, sign),
+        stop_price=stop_price,
+        worth=_dearest(price, limit_price, stop_price),
+        off=_off(proposal, price, limit_price, stop_price, sign),
         reference_age_s=age_s,
         after=held + sign * (book.same_side + quantity),
         closable=closable,
@@ -98,24 +102,52 @@ def _symbol(value: Any) -> str:
         return ""
 
 
-def _off(proposal: Proposal, price: float, limit_price: float | None, sign: float) -> float | None:
+def _dearest(price: float, *others: float | None) -> float:
+    """Of those that there are; NaN where one of them is no number."""
+    known = [price, *(other for other in others if other is not None)]
+    return math.nan if any(map(math.isnan, known)) else max(known)
+
+
+def _reach(price: float, limit_price: float | None, stop_price: float | None, slip: float) -> float:
+    """The worst price at which the order may execute; `slip` of a market order, as a signed share."""
+    if limit_price is not None:
+        return limit_price
+    worst = price if stop_price is None or (stop_price - price) * slip < 0 else stop_price
+    return worst * (1 + slip)
+
+
+def _off(
+    proposal: Proposal, price: float, limit_price: float | None, stop_price: float | None, sign: float
+) -> float | None:
     """A limit price is off only on the side that costs; the price of a market order on both: its decision is outdated.
 
+    An order with a stop price waits until the market is there, and so it is that price which its limit is held against.
     None without a reference, NaN with one that cannot be read.
     """
-    if isinstance(proposal.reference_price, str) and proposal.reference_price == NO_REFERENCE:
-        return None
-    reference = number(proposal.reference_price)
-    if reference <= 0:
+    reference = stop_price if _is_without_reference(proposal) else number(proposal.reference_price)
+    if reference is None or not reference > 0:
+        return None if reference is None else math.nan
+    if limit_price is not None:
+        return _beyond(limit_price, reference if stop_price is None else stop_price, sign)
+    return abs(price - reference) / reference if stop_price is None else 0.0
+
+
+def _beyond(limit_price: float, reference: float, sign: float) -> float:
+    """How far a limit price costs more than the reference, as a share of it."""
+    if not reference > 0:
         return math.nan
-    off = ((price if limit_price is None else limit_price) - reference) / reference
-    if limit_price is None:
-        return abs(off)
+    off = (limit_price - reference) / reference
     return 0.0 if off * sign < 0 else off * sign
+
+
+def _is_without_reference(proposal: Proposal) -> bool:
+    return isinstance(proposal.reference_price, str) and proposal.reference_price == NO_REFERENCE
 
 
 def _reference_age_s(proposal: Proposal) -> float:
     """How far the reference is from now: one from the future is as doubtful as an old one. NaN if it cannot be told."""
+    if _is_without_reference(proposal):
+        return 0.0
     if type(proposal.reference_ns) is not int or type(proposal.time_ns) is not int:
         return math.nan
     return number(abs(proposal.time_ns - proposal.reference_ns)) / _S_NS
@@ -130,6 +162,7 @@ def _wrong(proposal: Proposal, measures: Measures, held: float, *, readable: boo
         "quantity": measures.quantity > 0,
         "price": measures.price > 0,
         "limit_price": measures.limit_price is None or measures.limit_price > 0,
+        "stop_price": measures.stop_price is None or measures.stop_price > 0,
         "equity": equity > 0 or (measures.reducing and equity <= 0),
         "held": not math.isnan(held),
         "day_profit": not math.isnan(measures.day_profit),
@@ -154,6 +187,8 @@ class _Own(NamedTuple):
     open: float
     limit_price: float | None
     exact_open: Decimal
+    asked: float
+    same_decision: bool
 
 
 def _own(orders: Any) -> list[_Own] | None:
@@ -172,12 +207,24 @@ def _readable(order: Any) -> _Own | None:
         return None
     quantity, price, still = number(order.quantity), number(order.price), number(order.open)
     limit_price = None if order.limit_price is None else number(order.limit_price)
-    if not (quantity > 0 and price > 0 and still >= 0 and (limit_price is None or limit_price > 0)):
+    asked = quantity if order.asked is None else number(order.asked)
+    if not (quantity > 0 and price > 0 and still >= 0 and asked > 0 and (limit_price is None or limit_price > 0)):
         return None
     if type(order.sent_ns) is not int:
         return None
     left = exact(order.open) if still else Decimal(0)
-    return _Own(order.symbol, order.side.sign, quantity, price, order.sent_ns, still, limit_price, left)
+    return _Own(
+        order.symbol,
+        order.side.sign,
+        quantity,
+        price,
+        order.sent_ns,
+        still,
+        limit_price,
+        left,
+        asked,
+        order.same_decision is True,
+    )
 
 
 class _Book(NamedTuple):
@@ -204,7 +251,8 @@ def _tally(proposal: Proposal, limits: RiskLimits, own: Sequence[_Own], reach: f
     ours = [each for each in own if each.symbol == proposal.symbol]
     # A clock that was set back puts what was just sent into the future: it was sent lately all the same.
     aged = [(each, abs(proposal.time_ns - each.sent_ns)) for each in own]
-    twins = [each for each, age in aged if age < limits.duplicate_window_s * _S_NS and each[:3] == wanted]
+    recent = [each for each, age in aged if age < limits.duplicate_window_s * _S_NS]
+    twins = [each for each in recent if (each.symbol, each.sign, each.asked) == wanted and not each.same_decision]
     sent = [each for each, age in aged if age < limits.rate_window_s * _S_NS]
     return _Book(
         same_side=sum(each.open for each in ours if each.sign == sign),

@@ -541,6 +541,21 @@ class TestPortfolio:
         assert held.equity({"A": Decimal(20)}) == CASH + 20
         assert held.equity({}) == CASH
 
+    def test_what_is_not_realised_yet_and_what_is_exposed(self):
+        short = Fill("s", "c", "B", Side.SELL, Decimal(3), Decimal(10), Decimal(0), 1)
+        held = _fold([_fill(Side.BUY, "2", "10"), short])
+        marks = {"A": Decimal(15), "B": Decimal(20)}
+        assert (held.unrealised(marks), held.unrealised({"B": Decimal(9)}), held.unrealised({})) == (-20, 3, 0)
+        assert (held.net(marks), held.gross(marks)) == (-30, 90)
+        assert (held.net({}), held.gross({})) == (-10, 50)
+
+    @given(FILLS)
+    def test_what_is_realised_and_what_is_not_is_all_that_was_earned(self, fills):
+        held, marks = _fold(fills), {symbol: Decimal(7) for symbol in "ABC"}
+        earned = held.realised + held.unrealised(marks) - held.fees
+        assert abs(held.equity(marks) - CASH - earned) < CENT_MILLIONTH
+        assert abs(held.net(marks)) <= held.gross(marks)
+
     @given(FILLS)
     def test_cash_and_cost_always_add_up_to_what_was_put_in_and_earned(self, fills):
         held = _fold(fills)

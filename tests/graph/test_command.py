@@ -172,7 +172,9 @@ class TestLimits:
         code, out, err = run("limits")
         rows = {line.split()[0]: " ".join(line.split()) for line in out.splitlines() if line.strip()}
         assert (code, err) == (0, "")
-        assert rows["daily_loss_share_max"].endswith(" 0.03 share of equity default loss since the UTC day began")
+        assert rows["daily_loss_share_max"].endswith(
+            " 0.03 share of equity default loss since the day of the order's market began"
+        )
         assert rows["restricted"].startswith("restricted AMC, GME symbols environment ")
         assert rows["quantity_max"].startswith("quantity_max none units default ")
         assert not (tmp_path / "home").exists()

@@ -6,23 +6,28 @@ from decimal import Decimal
 
 import pytest
 
-from agents.domain import Fill, OrderIntent, OrderStatus, Side
-from agents.errors import BrokerUnavailable, OrderConflict, OrderRefused
+from agents.clock import ReplayClock
+from agents.domain import Fill, OrderIntent, OrderStatus, OrderType, Quote, Side
+from agents.errors import BrokerUnavailable, InvalidValue, OrderConflict, OrderError, OrderRefused
 from agents.risk import RiskLimits
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
-from graph.desk import OrderDesk
+from graph.broker import Broker
+from graph.desk import Mark, OrderDesk
+from graph.inquiry import GRACE_S, HELD_UP_S
 from graph.resilience import Guard
 
+S_NS = 10**9
 GENEROUS = RiskLimits(concentration_share_max=10.0, position_notional_max=1e9, order_notional_max=1e9)
 
 
 @dataclass
-class Venue:
+class Venue(Broker):
     """A broker that executes at the price seen. `troubles`: what goes wrong with the next sends, in this order.
 
     `lose`: executed, and the answer is lost. `drop`: it never arrives. `refuse`, `nonsense`, `hang`: as they say.
-    Without `idempotent` it executes whatever it is sent, like the many that compare with open orders only.
+    Without `idempotent` it executes whatever it is sent, like the many that compare with open orders only. Limit and
+    stop orders rest, until they are `cancelled`, or their `filled` quantity is all of it.
     """
 
     idempotent: bool = True
@@ -31,6 +36,8 @@ class Venue:
     forgetful: bool = False
     calls: list[str] = field(default_factory=list)
     hanging: asyncio.Event = field(default_factory=asyncio.Event)
+    filled: dict[str, Decimal] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
 
     async def send(self, intent: OrderIntent) -> BrokerReport:
         self.calls.append("send")
@@ -60,11 +67,31 @@ class Venue:
     def report(self, client_order_id: str) -> BrokerReport | None:
         for number, intent in enumerate(self.executions):
             if intent.intent_id == client_order_id:
+                quantity = self.filled.get(client_order_id, intent.quantity)
+                if intent.type is not OrderType.MARKET:
+                    quantity = self.filled.get(client_order_id, Decimal(0))
                 price, fee = intent.reference_price, Decimal(0)
-                traded = (intent.symbol, intent.side, intent.quantity, price, fee, intent.reference_ns)
-                return BrokerReport(
-                    OrderStatus.FILLED, f"v{number}", (Fill(f"t-{client_order_id}", client_order_id, *traded),)
-                )
+                traded = (intent.symbol, intent.side, quantity, price, fee, intent.reference_ns)
+                fills = (Fill(f"t-{client_order_id}-{quantity}", client_order_id, *traded),) if quantity else ()
+                done = OrderStatus.CANCELLED if client_order_id in self.cancelled else OrderStatus.OPEN
+                return BrokerReport(OrderStatus.FILLED if quantity == intent.quantity else done, f"v{number}", fills)
+        return None
+
+    async def cancel(self, client_order_id: str) -> BrokerReport | None:
+        self.calls.append("cancel")
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        if trouble == "drop":
+            raise ConnectionError("the line is dead")
+        if self.report(client_order_id) is not None:
+            self.cancelled.add(client_order_id)
+        if trouble == "nonsense":
+            return {"ok": True}  # type: ignore[return-value]
+        return await self.find(client_order_id)
+
+    async def executed(self) -> None:
+        return None
+
+    async def intent(self, client_order_id: str) -> None:
         return None
 
 
@@ -72,17 +99,28 @@ class Room:
     """A desk with its ledger, a venue and a view."""
 
     def __init__(self, database, view, limits=GENEROUS, **venue):
-        self.ledger = OrderLedger(database)
+        self.clock = ReplayClock(1_000 * S_NS)
+        self.ledger = OrderLedger(database, clock=self.clock)
         self.venue = Venue(**venue)
         self.view = view
         self.limits = limits
         self.guard = Guard("broker", retry=None, breaker=None)
-        self.desk = OrderDesk(self.ledger, self.venue, limits, self.guard)
+        self.desk = OrderDesk(self.ledger, self.venue, limits, self.guard, clock=self.clock)
 
-    async def submit(self, run_id="run-1", quantity="2", side=Side.BUY, view=None):
+    async def submit(self, run_id="run-1", quantity="2", side=Side.BUY, view=None, **more):
         return await self.desk.submit(
-            run_id=run_id, account="paper", side=side, quantity=Decimal(quantity), view=view or self.view
+            run_id=run_id, account="paper", side=side, quantity=Decimal(quantity), view=view or self.view, **more
         )
+
+    async def failed(self, *given, **more):
+        """The names of the checks that an order does not pass."""
+        return [check.name for check in (await self.submit(*given, **more)).order.checks if not check.passed]
+
+    async def held(self, symbol="SIM"):
+        return (await self.ledger.portfolio("paper")).position(symbol).quantity
+
+    def wait(self, seconds):
+        self.clock.advance_to(self.clock.now_ns() + round(seconds * S_NS))
 
     async def status(self, run_id="run-1"):
         (order,) = await self.ledger.orders(run_id)
@@ -93,8 +131,8 @@ class Room:
 async def room(tmp_path, flat):
     databases = []
 
-    async def make(limits=GENEROUS, cash=10_000, **venue):
-        databases.append(Database.open(tmp_path / f"{len(databases)}.db"))
+    async def make(limits=GENEROUS, cash=10_000, *, inline=False, **venue):
+        databases.append(Database.open(tmp_path / f"{len(databases)}.db", inline=inline))
         room = Room(databases[-1], flat(), limits, **venue)
         await room.ledger.open_account("paper", Decimal(cash))
         return room
@@ -209,17 +247,17 @@ class TestTrouble:
             assert await here.status() is OrderStatus.SENDING
             task.cancel()
         assert task.cancelled()
-        assert await here.status() is OrderStatus.SENDING
-        (settled,) = await here.desk.recover()
-        assert settled.status is OrderStatus.FILLED
-        assert len(here.venue.executions) == 1
         assert await here.desk.recover() == ()
+        assert here.venue.calls == ["send", "find"], "nothing is sent but by who has decided it"
+        assert await here.status() is OrderStatus.SENDING
+        assert (await here.submit()).order.status is OrderStatus.FILLED
+        assert len(here.venue.executions) == 1
 
     async def test_recovery_goes_on_past_an_order_that_stays_unknown(self, room):
         here = await room(idempotent=False, troubles=["drop", "lose"])
-        for run_id in ("lost", "made"):
+        for run_id, quantity in (("lost", "1"), ("made", "2")):
             with pytest.raises(BrokerUnavailable):
-                await here.submit(run_id)
+                await here.submit(run_id, quantity)
         settled = await here.desk.recover()
         assert [order.intent.run_id for order in settled] == ["made"]
         assert await here.status("lost") is OrderStatus.UNKNOWN
@@ -253,10 +291,10 @@ class TestAtOnce:
 
     async def test_runs_of_one_account_cannot_break_a_limit_together(self, room):
         here = await room(RiskLimits(concentration_share_max=0.30))  # 30 units at 100 of 10,000
-        tickets = await asyncio.gather(*(here.submit(f"run-{number}", "10") for number in range(12)))
+        tickets = await asyncio.gather(*(here.submit(f"run-{number}", f"9.{number:02}") for number in range(12)))
         statuses = sorted(ticket.order.status for ticket in tickets)
         assert statuses == [OrderStatus.DENIED] * 9 + [OrderStatus.FILLED] * 3
-        assert (await here.ledger.portfolio("paper")).position("SIM").quantity == 30
+        assert 27 < (await here.ledger.portfolio("paper")).position("SIM").quantity < 30
 
     async def test_an_order_whose_fate_is_unknown_counts(self, room):
         here = await room(RiskLimits(concentration_share_max=0.30), troubles=["drop"])
@@ -283,3 +321,291 @@ class TestDailyLoss:
         order = (await here.submit("new", "1", view=flat(price=80.0))).order
         assert [each.value for each in order.checks if each.name == "daily_loss"] == [0.0]
         assert order.status is OrderStatus.FILLED
+
+
+PRICES = {"limit": {"limit_price": Decimal(98)}, "stop": {"stop_price": Decimal(105)}}
+PRICES["stop_limit"] = {**PRICES["stop"], "limit_price": Decimal(106)}
+
+
+class TestKinds:
+    """Every type of order, and several of one decision."""
+
+    @pytest.mark.parametrize("kind", PRICES)
+    async def test_what_rests_is_open_and_asking_again_sends_it_no_more(self, room, kind):
+        here = await room()
+        ticket = await here.submit(**PRICES[kind])
+        order = ticket.order
+        assert (order.status, order.intent.type, order.filled) == (OrderStatus.OPEN, kind, 0)
+        assert (order.intent.limit_price, order.intent.stop_price) == tuple(
+            PRICES[kind].get(name) for name in ("limit_price", "stop_price")
+        )
+        assert await here.submit(**PRICES[kind]) == ticket
+        assert here.venue.calls == ["send"]
+        with pytest.raises(OrderConflict):
+            await here.submit(limit_price=Decimal(97))
+
+    async def test_legs_of_a_decision_are_orders_of_their_own(self, room):
+        here = await room()
+        entry = (await here.submit(quantity="3")).order
+        stop = (await here.submit(quantity="3", side=Side.SELL, leg="stop", stop_price=Decimal(90))).order
+        target = (await here.submit(quantity="3", side=Side.SELL, leg="target", limit_price=Decimal(120))).order
+        out = (await here.submit(quantity="3", side=Side.SELL, leg="exit")).order
+        assert [each.intent.leg for each in await here.ledger.orders("run-1")] == ["entry", "stop", "target", "exit"]
+        assert [each.status for each in (entry, stop, target, out)] == ["filled", "open", "open", "filled"]
+        assert len({each.client_order_id for each in (entry, stop, target, out)}) == 4
+        assert await here.held() == 0
+
+    async def test_prices_that_are_none_are_no_order(self, room):
+        here = await room()
+        for price in (Decimal(0), Decimal("NaN")):
+            with pytest.raises(InvalidValue):
+                await here.submit(limit_price=price)
+        assert here.venue.calls == []
+
+
+class TestCancel:
+    async def test_what_rests_is_taken_out_and_keeps_what_was_filled(self, room):
+        here = await room()
+        order = (await here.submit(limit_price=Decimal(98))).order
+        here.venue.filled[order.client_order_id] = Decimal("0.5")
+        cancelled = await here.desk.cancel(order.client_order_id)
+        assert (cancelled.status, cancelled.filled, await here.held()) == (
+            OrderStatus.CANCELLED,
+            Decimal("0.5"),
+            Decimal("0.5"),
+        )
+        assert await here.desk.cancel(order.client_order_id) == cancelled
+        assert here.venue.calls.count("cancel") == 1
+
+    async def test_one_that_fills_meanwhile_is_filled(self, room):
+        here = await room()
+        order = (await here.submit(limit_price=Decimal(98))).order
+        here.venue.filled[order.client_order_id] = Decimal(2)
+        assert (await here.desk.cancel(order.client_order_id)).status is OrderStatus.FILLED
+
+    @pytest.mark.parametrize("trouble", ["drop", "nonsense"])
+    async def test_without_an_answer_it_may_rest_there_still(self, room, trouble):
+        here = await room()
+        order = (await here.submit(limit_price=Decimal(98))).order
+        here.venue.troubles = [trouble]
+        with pytest.raises(BrokerUnavailable, match=r"did not say that order .* it may be filled yet; cancel it again"):
+            await here.desk.cancel(order.client_order_id)
+        assert await here.status() is OrderStatus.OPEN
+        assert (await here.desk.cancel(order.client_order_id)).status is OrderStatus.CANCELLED
+
+    async def test_one_that_never_left_never_will(self, room, monkeypatch):
+        here = await room()
+
+        async def dies(*_):
+            raise OrderError("the process is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(here.ledger, "mark_sending", dies)
+            with pytest.raises(OrderError):
+                await here.submit()
+        (order,) = await here.ledger.orders("run-1")
+        denied = await here.desk.cancel(order.client_order_id)
+        assert (denied.status, denied.reason) == (OrderStatus.DENIED, "it was cancelled before it was sent")
+        assert (await here.submit()).order == denied
+        assert here.venue.calls == []
+
+    async def test_one_whose_fate_is_open_is_cancelled_or_asked_about(self, room):
+        here = await room(idempotent=False, troubles=["lose"])
+        with pytest.raises(BrokerUnavailable):
+            await here.submit(limit_price=Decimal(98))
+        (order,) = await here.ledger.orders("run-1")
+        assert (await here.desk.cancel(order.client_order_id)).status is OrderStatus.CANCELLED
+        lost = await room(idempotent=False, troubles=["drop"])
+        with pytest.raises(BrokerUnavailable):
+            await lost.submit(limit_price=Decimal(98))
+        (order,) = await lost.ledger.orders("run-1")
+        with pytest.raises(BrokerUnavailable, match="is unknown to the broker"):
+            await lost.desk.cancel(order.client_order_id)
+
+    async def test_one_that_the_ledger_does_not_have(self, room):
+        with pytest.raises(OrderError, match="the ledger has no order hf-none"):
+            await (await room()).desk.cancel("hf-none")
+
+
+class TestMeasured:
+    """What the checks are held against comes from the ledger, the bars and the quote."""
+
+    async def test_the_same_again_is_a_duplicate_and_after_the_window_it_is_not(self, room, flat):
+        here = await room()
+        await here.submit("a", now_ns=here.view.as_of_ns)
+        assert await here.failed("b", now_ns=here.view.as_of_ns + 4 * S_NS) == ["duplicate_intent"]
+        assert await here.failed("c", "1.9", now_ns=here.view.as_of_ns + 4 * S_NS) == []
+        assert await here.failed("d", now_ns=here.view.as_of_ns + 6 * S_NS) == []
+
+    async def test_what_was_throttled_is_a_duplicate_by_what_was_asked_for(self, room, flat):
+        here = await room()
+        thin = flat(volume=(5.0,) * 120)
+        assert (await here.submit("a", view=thin)).order.intent.quantity == Decimal("0.5")
+        assert await here.failed("b", view=thin) == ["duplicate_intent"]
+
+    async def test_orders_come_only_so_fast_but_the_way_out_stays_open(self, room):
+        here = await room(RiskLimits(concentration_share_max=10, rate_count_max=3))
+        at = [here.view.as_of_ns + second * S_NS for second in (0, 20, 40, 50, 61)]
+        for number, now_ns in enumerate(at[:3]):
+            assert await here.failed(f"run-{number}", f"1.{number}", now_ns=now_ns) == []
+        assert await here.failed("fourth", "1.5", now_ns=at[3]) == ["order_rate"]
+        assert await here.failed("out", "1.5", Side.SELL, now_ns=at[3]) == []
+        assert await here.failed("later", "1.6", now_ns=at[4]) == ["order_rate"]  # the way out counts
+        assert await here.failed("much later", "1.6", now_ns=at[4] + 61 * S_NS) == []
+
+    async def test_worth_within_the_window(self, room):
+        here = await room(RiskLimits(concentration_share_max=10, rate_notional_max=1_000.0))
+        await here.submit("a", "6")
+        assert await here.failed("b", "5") == ["order_rate"]
+        assert await here.failed("c", "4") == []
+
+    async def test_it_does_not_trade_with_its_own_resting_order(self, room):
+        here = await room()
+        await here.submit("rests", "1", Side.SELL, limit_price=Decimal(104))
+        assert await here.failed("market") == ["self_trade"]
+        assert await here.failed("below", limit_price=Decimal(103)) == []
+        order = (await here.ledger.orders("rests"))[0]
+        await here.desk.cancel(order.client_order_id)
+        assert await here.failed("market again", "2.1") == []
+
+    async def test_other_symbols_and_their_open_orders_count(self, room, flat):
+        here = await room(RiskLimits(concentration_share_max=1, gross_share_max=0.5))
+        await here.submit("other", "20", view=flat("BBB"))
+        await here.submit("rests", "20", view=flat("CCC"), limit_price=Decimal(98))
+        assert await here.failed("more", "11") == ["open_exposure"]
+        assert await here.failed("less", "9") == []
+        dear = {"BBB": Mark(Decimal(500), Decimal(500))}
+        assert await here.failed("marked", "1", marks=dear) == ["open_exposure"]
+
+    async def test_a_loss_in_another_symbol_is_a_loss_of_the_day(self, room, flat):
+        here = await room(RiskLimits(concentration_share_max=1))
+        await here.submit("other", "20", view=flat("BBB", last_day=19_990))
+        fallen = {"BBB": Mark(Decimal(80), Decimal(100))}
+        assert await here.failed("more", "1", marks=fallen) == ["daily_loss"]
+        assert await here.failed("again", "1", marks={"BBB": Mark(Decimal(80), Decimal(81))}) == []
+
+    async def test_an_old_quote_refuses_and_a_wide_one_shrinks(self, room):
+        here = await room()
+        now_ns = here.view.as_of_ns
+        old = Quote("SIM", now_ns - 61 * S_NS, Decimal("99.9"), Decimal("100.1"))
+        assert await here.failed("old", quote=old, now_ns=now_ns) == ["price_collar"]
+        wide = Quote("SIM", now_ns, Decimal("99.5"), Decimal("100.5"))
+        ticket = await here.submit("wide", quote=wide, now_ns=now_ns)
+        assert ticket.order.intent.quantity == Decimal("0.4")
+        assert "a spread of 100.0 bps" in ticket.reasons[0]
+
+    async def test_what_is_restricted_and_what_the_broker_keeps_rejecting(self, room):
+        assert await (await room(RiskLimits(restricted=("sim",)))).failed() == ["restricted"]
+        here = await room(RiskLimits(concentration_share_max=10, reject_streak_max=1), troubles=["refuse", "refuse"])
+        await here.submit("a", "1")
+        await here.submit("b", "1.1")
+        assert await here.failed("c", "1.2") == ["reject_streak"]
+
+
+class TestWayOut:
+    """What closes a position is neither blocked by an exposure limit nor shrunk by a wild market."""
+
+    WILD = [100.0, 130.0] * 60
+
+    @pytest.mark.parametrize("told", [True, False])
+    async def test_the_way_out_goes_whole_and_the_way_in_does_not(self, room, flat, told):
+        here = await room()
+        await here.submit("in", "5", view=flat(last_day=19_990))
+        wild = flat(closes=self.WILD)
+        out = await here.submit("out", "5", Side.SELL, view=wild, held=Decimal(5) if told else None)
+        assert (out.order.intent.quantity, out.reasons, await here.held()) == (5, (), 0)
+        assert (await here.submit("in again", "5", view=wild)).order.intent.quantity < 2
+
+    async def test_asked_again_after_a_crash_the_order_is_the_one_that_was_sent(self, room, flat):
+        """The position is closed by then, and the market would take another size now."""
+        here = await room()
+        await here.submit("in", "5", view=flat(last_day=19_990))
+        wild = flat(closes=self.WILD)
+        out = await here.submit("out", "5", Side.SELL, view=wild)
+        again = await here.submit("out", "5", Side.SELL, view=wild)
+        assert again.order == out.order
+        assert again.reasons == ("of 5 that were asked for, 5 were ordered",)
+        with pytest.raises(OrderConflict):
+            await here.submit("out", "4", Side.SELL, view=wild)
+
+    async def test_a_position_beyond_every_limit_can_be_closed(self, room, flat):
+        here = await room(cash=10_000)
+        await here.submit("in", "90", view=flat(last_day=19_990))
+        tight = RiskLimits(
+            position_notional_max=1, order_notional_max=1, concentration_share_max=1e-6, rate_count_max=1
+        )
+        desk = OrderDesk(here.ledger, here.venue, tight, here.guard, clock=here.clock)
+        lost = flat(closes=[100.0] * 119 + [1.0])
+        sell = {"account": "paper", "side": Side.SELL, "view": lost}
+        order = (await desk.submit(run_id="out", quantity=Decimal(90), **sell)).order
+        assert (order.status, await here.held()) == (OrderStatus.FILLED, 0)
+
+
+class TestNextAttempt:
+    """A venue that would execute an id twice is never sent it again: what was lost is tried anew, once certain."""
+
+    async def lost(self, room, **more):
+        here = await room(inline=True, idempotent=False, troubles=["drop"], **more)
+        with pytest.raises(BrokerUnavailable):
+            await here.submit()
+        return here
+
+    async def test_before_the_time_is_over_it_is_asked_about_once(self, room):
+        here = await self.lost(room)
+        here.wait(GRACE_S - 1)
+        with pytest.raises(BrokerUnavailable, match="it was not sent again; ask later"):
+            await here.submit()
+        assert here.venue.calls == ["send", "find"]
+        assert await here.status() is OrderStatus.UNKNOWN
+
+    async def test_then_it_is_not_placed_and_the_next_attempt_goes_under_its_own_id(self, room, monkeypatch):
+        here = await self.lost(room)
+        here.wait(GRACE_S)
+        monkeypatch.setattr("graph.inquiry.SPACING_S", 0)
+        (first,) = await here.desk.recover()
+        assert (first.status, here.venue.calls) == (OrderStatus.NOT_PLACED, ["send", "find", "find", "find"])
+        assert first.reason == "the broker had never seen it after 120 s, asked 3 times"
+        second = (await here.submit()).order
+        assert second.client_order_id == f"{first.client_order_id}-2"
+        assert (second.status, len(here.venue.executions), await here.held()) == (OrderStatus.FILLED, 1, 2)
+        assert (await here.submit()).order == second
+        assert here.venue.calls.count("send") == 2
+
+    async def test_it_is_checked_as_any_other_and_the_one_before_it_is_no_duplicate(self, room, monkeypatch, flat):
+        here = await self.lost(room)
+        here.wait(GRACE_S)
+        monkeypatch.setattr("graph.inquiry.SPACING_S", 0)
+        await here.desk.recover()
+        await here.submit("other", "2.1")
+        poor = OrderDesk(here.ledger, here.venue, RiskLimits(concentration_share_max=0.01), here.guard)
+        denied = (
+            await poor.submit(run_id="run-1", account="paper", side=Side.BUY, quantity=Decimal(2), view=here.view)
+        ).order
+        assert (denied.status, denied.intent.attempt) == (OrderStatus.DENIED, 2)
+        assert [each.name for each in denied.checks if not each.passed] == ["concentration"]
+
+    async def test_one_that_turns_up_after_all_is_booked_beside_the_next(self, room, monkeypatch):
+        here = await self.lost(room)
+        here.wait(GRACE_S)
+        monkeypatch.setattr("graph.inquiry.SPACING_S", 0)
+        (first,) = await here.desk.recover()
+        await here.submit()
+        here.venue.executions.append(first.intent)
+        await here.ledger.record(first.client_order_id, here.venue.report(first.client_order_id))
+        assert await here.held() == 4
+
+    async def test_who_was_held_up_on_the_way_does_not_send(self, room, monkeypatch):
+        here = await room(idempotent=False)
+        real = here.ledger.mark_sending
+
+        async def slowly(*given):
+            marked = await real(*given)
+            here.wait(HELD_UP_S)
+            return marked
+
+        monkeypatch.setattr(here.ledger, "mark_sending", slowly)
+        order = (await here.submit()).order
+        assert (order.status, here.venue.calls) == (OrderStatus.NOT_PLACED, [])
+        assert order.reason == "it was held up for 20 s on its way out, and was not sent"
+        here.venue.idempotent = True
+        assert (await here.submit("other")).order.status is OrderStatus.FILLED

@@ -226,7 +226,7 @@ class TestResting:
         """2 held; two buys and three sells rest."""
         here.venue.resting = {"buy-1": "0", "buy-2": "0.5", "sell-1": "0", "sell-2": "0", "sell-3": "0"}
         await here.submit("held", "2")
-        for run_id, quantity in (("buy-1", "1"), ("sell-1", "1.5"), ("buy-2", "1"), ("sell-2", "2"), ("sell-3", "1")):
+        for run_id, quantity in (("buy-1", "1"), ("sell-1", "1.5"), ("buy-2", "1.1"), ("sell-2", "2"), ("sell-3", "1")):
             await here.submit(run_id, quantity, Side.SELL if run_id.startswith("sell") else Side.BUY)
         assert await here.held() == Decimal("2.5")
 

@@ -81,8 +81,18 @@ class House:
     async def resume(self, identifier):
         return await Runner(self.app).resume(identifier)
 
+    def broker_goes_silent(self):
+        """It executes what it is sent, and no answer of it arrives any more."""
+
+        async def find(_client_order_id):
+            raise ConnectionError("the line is dead")
+
+        self.venue.troubles = ["lose"] * 50
+        self.venue.find = find
+
     def broker_is_back(self):
         self.venue.troubles = []
+        vars(self.venue).pop("find", None)
         self.app.guards["broker"].breakers["broker"].release()
 
     def attempts(self, name):
@@ -170,12 +180,23 @@ class TestStart:
 
     async def test_orders_left_open_by_others_are_settled_first(self, house):
         here = await house()
-        here.venue.troubles = ["drop"] * 50
+        here.broker_goes_silent()
         (lost,) = await here.start()
         assert (await here.app.ledger.orders(lost.run.run_id))[0].status is OrderStatus.UNKNOWN
         here.broker_is_back()
         await here.start("B")
         assert (await here.app.ledger.orders(lost.run.run_id))[0].status is OrderStatus.FILLED
+
+    async def test_one_that_never_arrived_is_sent_by_its_own_run_and_by_nobody_else(self, house):
+        """Whoever starts something else does not want an order of before to go now."""
+        here = await house()
+        here.venue.troubles = ["drop"] * 50
+        (lost,) = await here.start()
+        here.broker_is_back()
+        await here.start("B")
+        assert (await here.app.ledger.orders(lost.run.run_id))[0].status is OrderStatus.UNKNOWN
+        assert (await here.resume(lost.run.run_id)).orders[0].status is OrderStatus.FILLED
+        assert len(here.venue.executions) == 2
 
     async def test_a_report_that_cannot_be_written_undoes_nothing(self, house, monkeypatch):
         def full(folder, result):
@@ -292,7 +313,7 @@ class TestResume:
 
     async def test_its_own_lost_order_is_settled_before_anything_is_decided(self, house):
         here = await house()
-        here.venue.troubles = ["drop"] * 50
+        here.broker_goes_silent()
         (failed,) = await here.start()
         assert failed.orders[0].status is OrderStatus.UNKNOWN
         here.broker_is_back()
@@ -556,7 +577,7 @@ class TestTwoApplications:
 
     async def test_orders_of_a_run_that_somebody_holds_are_left_alone(self, two):
         first, second, expire = two
-        first.venue.troubles = ["drop"] * 50
+        first.broker_goes_silent()
         (lost,) = await first.start()
         first.broker_is_back()
 
@@ -725,7 +746,7 @@ class TestFork:
 
     async def test_a_dry_one_leaves_alone_what_others_have_sent(self, house):
         here = await house()
-        here.venue.troubles = ["drop"] * 50
+        here.broker_goes_silent()
         (failed,) = await here.start()
         assert failed.orders[0].status is OrderStatus.UNKNOWN
         here.broker_is_back()

@@ -486,6 +486,64 @@ class TestPriceCollar:
         assert check_of("order_size", replace(GOOD, limit_price=50.0)).value == 1_000.0
 
 
+class TestStops:
+    """An order that waits until the market is at its stop price: it is that price which counts."""
+
+    @pytest.mark.parametrize("side", Side)
+    def test_the_distance_of_its_stop_from_the_market_holds_nothing(self, side):
+        for stop_price in (50.0, 150.0):
+            assert check_of("price_collar", replace(REFERRED, side=side, stop_price=stop_price)).passed
+            assert check_of("price_collar", replace(GOOD, side=side, stop_price=stop_price)).passed
+
+    @pytest.mark.parametrize(
+        ("side", "limit_price", "passed"),
+        [
+            (Side.SELL, 76.0, True),
+            (Side.SELL, 75.9, False),
+            (Side.SELL, 90.0, True),
+            (Side.BUY, 84.0, True),
+            (Side.BUY, 84.1, False),
+            (Side.BUY, 70.0, True),
+        ],
+    )
+    def test_a_limit_price_is_held_against_the_stop_price(self, side, limit_price, passed):
+        for proposal in (GOOD, REFERRED):
+            wanted = replace(proposal, side=side, stop_price=80.0, limit_price=limit_price)
+            assert check_of("price_collar", wanted).passed is passed
+
+    def test_a_reference_that_is_old_or_lost_refuses_it_as_any_other(self):
+        for change in ({"reference_ns": NOW_NS - 61 * S_NS}, {"reference_price": None}, {"reference_price": math.nan}):
+            assert failed(replace(REFERRED, stop_price=110.0, **change)) == ["price_collar"]
+
+    def test_a_unit_may_cost_the_dearest_of_its_prices(self):
+        for change, worth in (
+            ({"stop_price": 120.0}, 1_200.0),
+            ({"stop_price": 120.0, "limit_price": 125.0}, 1_250.0),
+            ({"stop_price": 80.0}, 1_000.0),
+        ):
+            assert check_of("order_size", replace(GOOD, **change)).value == worth
+
+    @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, "80", True])
+    def test_a_stop_price_that_is_none_is_named(self, bad):
+        assert check_of("parameters", replace(GOOD, stop_price=bad)).value == "stop_price"
+
+    @pytest.mark.parametrize(
+        ("side", "stop_price", "resting", "crossed"),
+        [
+            (Side.BUY, 110.0, 115.5, True),
+            (Side.BUY, 110.0, 115.6, False),
+            (Side.BUY, 90.0, 105.0, True),  # the market is there already
+            (Side.SELL, 90.0, 85.5, True),
+            (Side.SELL, 90.0, 85.4, False),
+        ],
+    )
+    def test_it_reaches_as_far_as_the_collar_from_its_stop_price(self, side, stop_price, resting, crossed):
+        other = Side.SELL if side is Side.BUY else Side.BUY
+        orders = (own(side=other, ago_s=99, left=1.0, limit_price=resting),)
+        check = check_of("self_trade", replace(GOOD, side=side, stop_price=stop_price, orders=orders))
+        assert check.passed is not crossed
+
+
 class TestWindows:
     @pytest.mark.parametrize("ahead_s", [0.0, 4.9])
     def test_a_clock_that_was_set_back_forgets_nothing(self, ahead_s):
@@ -498,6 +556,10 @@ class TestWindows:
         for other in (replace(twin, symbol="B"), replace(twin, side=Side.SELL), replace(twin, quantity=9.0)):
             assert check_of("duplicate_intent", replace(GOOD, orders=(other,))).passed
         assert not check_of("duplicate_intent", replace(GOOD, orders=(replace(twin, quantity=Decimal(10)),))).passed
+        assert check_of("duplicate_intent", replace(GOOD, orders=(replace(twin, same_decision=True),))).passed
+        smaller = replace(twin, quantity=3.0)  # as the throttle left it
+        assert check_of("duplicate_intent", replace(GOOD, orders=(smaller,))).passed
+        assert not check_of("duplicate_intent", replace(GOOD, orders=(replace(smaller, asked=10.0),))).passed
 
     def test_either_too_many_or_too_much(self):
         many = check_of("order_rate", replace(GOOD, orders=(own(),) * 10))
@@ -637,6 +699,7 @@ CHANGES = {
     "equity": st.floats(1_000, 200_000) | ODD,
     "day_profit": st.floats(-4_000, 4_000) | ODD,
     "limit_price": st.none() | PRICES | ODD,
+    "stop_price": st.none() | PRICES | ODD,
     "orders": st.lists(NEAR_ORDERS, max_size=4),
     "others": st.lists(st.builds(Holding, st.sampled_from(["AAA", "BBB", "CCC"]), UNITS, PRICES), max_size=3),
     "peak_equity": st.floats(90_000, 120_000) | ODD,
@@ -651,13 +714,14 @@ NEAR = st.fixed_dictionaries({}, optional=CHANGES).map(lambda changes: replace(G
 
 def breaches(p, most):
     """The rules once more, in fractions of the digits as printed: whatever an order breaks that may not be let out."""
-    numbers = (p.quantity, p.price, p.held, p.equity, p.day_profit, p.peak_equity, p.limit_price or 1.0)
-    if not all(math.isfinite(each) for each in numbers) or min(p.quantity, p.price) <= 0 or not p.symbol:
+    given = [each for each in (p.limit_price, p.stop_price) if each is not None]
+    numbers = (p.quantity, p.price, p.held, p.equity, p.day_profit, p.peak_equity, *given)
+    if not all(math.isfinite(each) for each in numbers) or min(p.quantity, p.price, *given) <= 0 or not p.symbol:
         return ["a number"]
-    amount, price, before, worth, gain, peak, limit_price = (Fraction(str(each)) for each in numbers)
+    amount, price, before, worth, gain, peak, *own_prices = (Fraction(str(each)) for each in numbers)
     mine = [each for each in p.orders if each.symbol == p.symbol]
     same = sum(Fraction(str(each.open)) for each in mine if each.side is p.side)
-    after, unit = before + p.side.sign * (same + amount), max(price, limit_price if p.limit_price else 0)
+    after, unit = before + p.side.sign * (same + amount), max(price, *own_prices, 0)
     closes = amount <= -before * p.side.sign - same
     recent = [each for each in p.orders if abs(each.sent_ns - NOW_NS) < 60 * S_NS]
     lately = amount * unit + sum(Fraction(str(each.quantity)) * Fraction(str(each.price)) for each in recent)

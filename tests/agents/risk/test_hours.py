@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.risk import market_hours
+from agents.risk import day_start_ns, market_hours
 
 MINUTE_NS = 60 * 10**9
 DAY_NS = 86_400 * 10**9
@@ -191,3 +191,42 @@ class TestCannotBeTold:
     @pytest.mark.parametrize("period_ns", [None, math.nan, "day", 1.5, True], ids=repr)
     def test_a_period_that_is_none_is_closed(self, period_ns):
         assert not market_hours("24/7", 0, period_ns).passed
+
+
+class TestDay:
+    @pytest.mark.parametrize(
+        ("calendar", "when", "began"),
+        [
+            ("24/7", "2024-03-10T00:00", "2024-03-10T00:00"),
+            ("24/7", "2024-03-10T23:59", "2024-03-10T00:00"),
+            ("24/5", "2024-01-10T21:59", "2024-01-09T22:00"),
+            ("24/5", "2024-01-10T22:00", "2024-01-10T22:00"),
+            ("24/5", "2024-01-08T12:00", "2024-01-07T22:00"),  # Monday began on Sunday
+            ("24/5", "2024-01-13T12:00", "2024-01-11T22:00"),  # nothing begins on Friday and Saturday evening
+            ("24/5", "2024-01-14T21:00", "2024-01-11T22:00"),
+            ("24/5", "2024-03-10T20:59", "2024-03-07T22:00"),
+            ("24/5", "2024-03-10T21:00", "2024-03-10T21:00"),  # New York put its clocks forward that morning
+            ("XNYS", "2013-07-03T13:30", "2013-07-03T13:30"),
+            ("XNYS", "2013-07-03T20:59", "2013-07-03T13:30"),
+            ("XNYS", "2013-07-05T13:29", "2013-07-03T13:30"),  # Thursday was a holiday
+            ("XNYS", "2013-07-07T12:00", "2013-07-05T13:30"),
+            ("XNYS", "2013-12-05T14:30", "2013-12-05T14:30"),
+            ("XNYS", "2014-01-01T15:00", "2013-12-31T14:30"),  # the newest session is one of the year before
+            ("XTKS", "2013-07-03T05:00", "2013-07-03T00:00"),  # a pause for lunch begins no day
+            ("CMES", "2013-07-03T00:30", "2013-07-02T22:00"),
+        ],
+    )
+    def test_begins_when_the_markets_own_does(self, calendar, when, began):
+        assert day_start_ns(calendar, _ns(when) + 7, MINUTE_NS) == _ns(began)
+
+    @pytest.mark.parametrize("calendar", ["24/7", "24/5", "XNYS"])
+    def test_a_daily_bar_has_the_day_of_its_label(self, calendar):
+        for hour in ("00:00", "15:00"):
+            assert day_start_ns(calendar, _ns(f"2013-07-03T{hour}"), DAY_NS) == _ns("2013-07-03T00:00")
+
+    @pytest.mark.parametrize("calendar", ["nowhere", "", None, 5])
+    def test_where_it_cannot_be_told_it_is_that_of_utc(self, calendar):
+        assert day_start_ns(calendar, _ns("2013-07-03T15:00"), MINUTE_NS) == _ns("2013-07-03T00:00")
+        assert day_start_ns("XNYS", 10**40, MINUTE_NS) == 10**40 - 10**40 % DAY_NS
+        assert day_start_ns("24/7", None, MINUTE_NS) == day_start_ns("24/7", math.nan, MINUTE_NS) == 0
+        assert day_start_ns("XNYS", _ns("2013-07-03T15:00"), None) == _ns("2013-07-03T00:00")
