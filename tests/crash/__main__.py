@@ -99,10 +99,9 @@ def _show(cycle: Cycle) -> int:
 
 
 def _tell(report: Report) -> None:
-    a_minute = report.kills / report.seconds * 60
     _say(
         f"{report.kills} kills in {report.cycles} homes, {report.doubles} of them killed twice;"
-        f" {len(report.missed)} not reached; {report.seconds:.0f} s, {a_minute:.0f} kills and recoveries a minute"
+        f" {len(report.missed)} not reached; {report.seconds:.0f} s, {report.a_minute} kills and recoveries a minute"
     )
     for name, kills in report.by_variant.items():
         _say(f"  {name:12} {kills:6} kills")

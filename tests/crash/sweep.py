@@ -51,6 +51,11 @@ class Report:
         """Points at which nobody was killed."""
         return sorted(self.names - self.killed.keys())
 
+    @property
+    def a_minute(self) -> int:
+        """Kills, each with what came after it."""
+        return round(self.kills / self.seconds * 60)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "cycles": self.cycles,
@@ -58,6 +63,7 @@ class Report:
             "doubles": self.doubles,
             "missed": len(self.missed),
             "seconds": round(self.seconds, 1),
+            "a_minute": self.a_minute,
             "by_variant": dict(self.by_variant),
             "points": len(self.names),
             "never": self.never,
