@@ -77,18 +77,21 @@ def forget(connection: Connection, run_id: str) -> None:
 def append(connection: Connection, entries: Iterable[Entry]) -> None:
     """Write entries, numbered within their run, in the transaction of `connection`."""
     last: dict[str, int] = {}
+    rows: list[dict[str, Any]] = []
     for entry in entries:
         if entry.run_id not in last:
             newest = select(func.max(_timeline.c.number)).where(_timeline.c.run_id == entry.run_id)
             last[entry.run_id] = connection.execute(newest).scalar() or 0
         last[entry.run_id] += 1
-        connection.execute(
-            insert(_timeline).values(
-                run_id=entry.run_id,
-                number=last[entry.run_id],
-                time_ns=entry.time_ns,
-                kind=entry.kind,
-                subject=entry.subject[:_SUBJECT_MAX],
-                detail=json.dumps(dict(entry.detail), default=str),
-            )
+        rows.append(
+            {
+                "run_id": entry.run_id,
+                "number": last[entry.run_id],
+                "time_ns": entry.time_ns,
+                "kind": entry.kind,
+                "subject": entry.subject[:_SUBJECT_MAX],
+                "detail": json.dumps(dict(entry.detail), default=str),
+            }
         )
+    if rows:
+        connection.execute(insert(_timeline), rows)

@@ -141,22 +141,24 @@ class Settings(BaseSettings):
         Raises:
             ConfigError: what was kept does not fit this version.
         """
-
-        class Kept(Settings):
-            @classmethod
-            def settings_customise_sources(  # type: ignore[override]  # nothing of today is mixed in
-                cls, _cls: Any, init_settings: Any, **_: Any
-            ) -> Any:
-                return (init_settings,)
-
         try:
-            return Kept(**{**_merged(kept, changes), **{name: getattr(self, name) for name in _OF_TODAY}})
+            return _Kept(**{**_merged(kept, changes), **{name: getattr(self, name) for name in _OF_TODAY}})
         except ValidationError as error:
             raise ConfigError(_one_line(error)) from None
 
     def shaping(self) -> dict[str, Any]:
         """What shapes a decision, as JSON: kept with a run, so that it goes on as it began."""
         return self.model_dump(mode="json", exclude=set(_OF_TODAY))
+
+
+class _Kept(Settings):
+    """Settings that nothing of today is mixed into."""
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # the other sources are not used
+        cls, _cls: Any, init_settings: Any, **_: Any
+    ) -> Any:
+        return (init_settings,)
 
 
 def load_settings(config: Path | None = None, /, **flags: Any) -> Settings:
