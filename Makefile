@@ -37,7 +37,7 @@ check: $(VENV)/.installed-dev ## Lint, format check, strict types, import direct
 
 crash: $(VENV)/.installed-dev ## Kill a run wherever it keeps anything, and at every line, and resume it: an hour
 	$(PY) -m tests.crash
-	$(PY) -m tests.crash --points lines --variant trade
+	$(PY) -m tests.crash --points lines
 	$(PY) -m tests.crash --database postgres --kills 2000 --doubles 1000
 
 bench: $(VENV)/.installed-bench ## Run every benchmark

@@ -72,13 +72,18 @@ class Report:
 
 
 def every_point(stages: Sequence[Stage]) -> list[Kills]:
-    """Each point of each life of an undisturbed home; of a line that is passed again and again, the first and last."""
-    return [
-        (stage, (*[None] * life, at))
-        for stage in stages
-        for life, points in enumerate(stage.points)
-        for at in (_ends(points) if stage.lines else points)
-    ]
+    """Each point of each life of an undisturbed home.
+
+    Of a line that is passed again and again, the first and last, on the first stage that comes by.
+    """
+    wanted: list[Kills] = []
+    known: set[tuple[int, str]] = set()
+    for stage in stages:
+        for life, points in enumerate(stage.points):
+            chosen = _ends([at for at in points if (life, at.name) not in known]) if stage.lines else points
+            wanted += [(stage, (*[None] * life, at)) for at in chosen]
+        known |= {(life, at.name) for life, points in enumerate(stage.points) for at in points}
+    return wanted
 
 
 def _ends(points: Sequence[At]) -> list[At]:

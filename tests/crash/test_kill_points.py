@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.conftest import SUMS
 from tests.crash.points import At
-from tests.crash.sweep import balanced, doubled, sampled, spread
+from tests.crash.sweep import balanced, doubled, every_point, sampled, spread
 from tests.postgres import missing
 from tests.test_architecture import ROOT
 
@@ -97,7 +97,23 @@ def test_a_point_has_a_name_and_a_time():
 class Undisturbed:
     """What the plan sees of a stage."""
 
+    lines = False
     points = ([At("a"), At("b"), At("a", 2), At("c")], [At("a"), At("d")])
+
+
+class Other(Undisturbed):
+    points = ([At("a"), At("e"), At("e", 2), At("e", 3)], [At("a"), At("a", 2)])
+
+
+def test_every_point_of_every_stage_but_a_line_only_where_it_is_first_seen(monkeypatch):
+    stages = [Undisturbed, Other]
+    assert len(every_point(stages)) == 4 + 2 + 4 + 2
+    monkeypatch.setattr(Undisturbed, "lines", True)
+    lines = [(stage, len(kills), str(kills[-1])) for stage, kills in every_point(stages)]
+    assert lines[:6] == [(Undisturbed, 1, at) for at in ("a#1", "b#1", "a#2", "c#1")] + [
+        (Undisturbed, 2, at) for at in ("a#1", "d#1")
+    ]
+    assert lines[6:] == [(Other, 1, "e#1"), (Other, 1, "e#3")]
 
 
 def test_a_sample_has_every_name_once_and_is_spread():
