@@ -22,14 +22,16 @@ from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver
 from checkpoints.trading_state import TradingSwitch
 from graph.broker import PaperBroker
+from graph.comparison import Books, Comparison
 from graph.config import Settings
 from graph.desk import OrderDesk
 from graph.feed import Feed
-from graph.inquiry import grace_of
+from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
-from graph.recovery import LEDGER, Books, Home, data_of, lost_runs, open_home, story, warn
+from graph.reconciler import Reconciler
+from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
 from graph.state import BROKER, NODES
 from graph.swarm import is_finding_of, stand_in, swarm
@@ -125,12 +127,13 @@ class App:
         self.log.close()
 
     async def recover(self) -> None:
-        """Compare the ledger with the broker's books; what had to be mended is told in one line, and in the log."""
+        """Bring the ledger up to the broker's books; what had to be mended is told in one line, and in the log."""
         kill = self.kill_switch()
         await kill.heed()
-        found, now = await self.books().reconcile()
-        if now.state is not TradingState.ACTIVE:  # whoever stopped trading may have been killed before this
-            self.swept = await kill.sweep(now.state)
+        done = await self.reconciler().once()
+        found, now, self.swept = done.found or Comparison(listed=False), done.trading, done.swept
+        if now.state is not TradingState.ACTIVE and self.swept == Swept():
+            self.swept = await kill.sweep(now.state)  # whoever stopped trading may have been killed before this
         losses, gone = self.home.losses, tuple[str, ...]()
         if any(loss.name == LEDGER for loss in losses):
             gone = lost_runs(self.settings.folder, {run.run_id for run in await self.manager.runs()})
@@ -218,8 +221,17 @@ class App:
         """
         kill = self.kill_switch() if judged else None
         guard = self.guard(BROKER, retry=None)
-        grace_s = grace_of(self.settings.guard(BROKER).attempt_timeout)
-        return OrderDesk(self.ledger, self.broker, settings.risk, guard, kill, clock=self.clock, grace_s=grace_s)
+        return OrderDesk(self.ledger, self.broker, settings.risk, guard, kill, clock=self.clock, grace_s=self._grace_s)
+
+    def reconciler(self) -> Reconciler:
+        """What keeps the ledger true to the broker; a long process awaits its `run` beside its work."""
+        guard = self.guard(BROKER, retry=None)
+        inquiry = Inquiry(self.ledger, self.broker, guard, self.clock, self._grace_s)
+        return Reconciler(self.books(), self.kill_switch(), inquiry, partial(_alert, self.recorder))
+
+    @property
+    def _grace_s(self) -> float:
+        return grace_of(self.settings.guard(BROKER).attempt_timeout)
 
     def kill_switch(self) -> KillSwitch:
         """The kill switch. A broker whose breaker is open may still cancel."""
@@ -268,6 +280,10 @@ _ALERTS = {
     "HaltFileFailed": "{error}",
     "TripFailed": "the kill switch was tripped, and the database could not be written ({error})",
     "CancelFailed": "an order may still rest at the broker ({error})",
+    "InDoubt": "what became of an order is not known ({error})",
+    "OrderTurnedUp": "order {order} had been taken for not placed, and is {to}",
+    "StrangerOrder": "order {order} in {symbol} rests at the broker, and is not in the ledger",
+    "ReconcileFailed": "the ledger could not be compared with the broker ({error}); it is tried again",
 }
 
 

@@ -54,6 +54,17 @@ class Broker(Protocol):
         """The order as it was sent, with whose it was; None when the broker has not kept all of that."""
         ...
 
+    async def resting(self) -> Mapping[str, str] | None:
+        """The symbol of each order that is in the book now, by client order id; None when it cannot tell."""
+        return None
+
+    async def holdings(self) -> Mapping[str, Decimal] | None:
+        """Signed quantities by symbol, as the venue itself counts them; None when it cannot tell.
+
+        As fills made them: what the venue has taken from them for fees is put back. A symbol that is left out is at 0.
+        """
+        return None
+
 
 _books = MetaData(info={HISTORY: ()})
 _paper_orders = Table(

@@ -13,6 +13,7 @@ from agents.clock import NANOSECONDS, Clock
 from agents.domain import Order, OrderStatus
 from agents.errors import BrokerUnavailable
 from checkpoints.ledger import BrokerReport, OrderLedger
+from checkpoints.orders import UNSETTLED
 from graph.broker import Broker
 from graph.resilience import Guard
 
@@ -51,32 +52,46 @@ class Inquiry:
         Raises:
             BrokerUnavailable: its fate is as open as before.
         """
+        settled = await self.ask(order)
+        if settled.status in UNSETTLED:
+            raise BrokerUnavailable(
+                f"order {order.client_order_id} is unknown to the broker; it was not sent again; ask later"
+            )
+        return settled
+
+    async def ask(self, order: Order) -> Order:
+        """The same, but an order that the broker may learn of yet, or that its decision may send again, comes back.
+
+        Raises:
+            BrokerUnavailable: the broker does not say anything of it.
+        """
         name = order.client_order_id
         final = not self.broker.idempotent and await self.is_overdue(name)
-        for number in range(TRIES if final else 1):
-            if number:
-                await asyncio.sleep(SPACING_S)
-            report = await self.find(name)
-            if report is not None:
-                return await self.ledger.record(name, report)
+        report = await self.find_surely(name) if final else await self.find(name)
+        if report is not None:
+            return await self.ledger.record(name, report)
         if final:
             why = f"the broker had never seen it after {self.grace_s:g} s, asked {TRIES} times"
             return await self.ledger.record(name, BrokerReport(OrderStatus.NOT_PLACED, reason=why))
-        return await self._open(order)
-
-    async def _open(self, order: Order) -> Order:
-        name = order.client_order_id
-        if not self.broker.idempotent:
-            lost = BrokerReport(OrderStatus.UNKNOWN, reason="the broker does not know it, and may learn of it yet")
-            order = await self.ledger.record(name, lost)
-            if order.status is not OrderStatus.UNKNOWN:  # somebody else's send was answered meanwhile
-                return order
-        raise BrokerUnavailable(f"order {name} is unknown to the broker; it was not sent again; ask later")
+        if self.broker.idempotent:
+            return await self.ledger.order(name)
+        lost = BrokerReport(OrderStatus.UNKNOWN, reason="the broker does not know it, and may learn of it yet")
+        return await self.ledger.record(name, lost)
 
     async def is_overdue(self, client_order_id: str) -> bool:
         """Whether the broker must know of the order by now, if it ever will."""
         age_ns = self.clock.now_ns() - await self.ledger.sent_ns(client_order_id)
         return age_ns >= self.grace_s * NANOSECONDS
+
+    async def find_surely(self, client_order_id: str) -> BrokerReport | None:
+        """Like `find`, but None has to be said several times in a row."""
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(SPACING_S)
+            report = await self.find(client_order_id)
+            if report is not None:
+                return report
+        return None
 
     async def find(self, client_order_id: str) -> BrokerReport | None:
         """What the broker knows of the order; raises BrokerUnavailable when it does not say."""

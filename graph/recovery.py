@@ -7,31 +7,26 @@ REDUCING, the numbers are shown at every start, and an operator has to say that 
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
-from decimal import Decimal
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agents.clock import Clock
-from agents.domain import KillSwitchReason, Order, OrderStatus, TradingState
-from agents.errors import HoldfastError, OrderError, StorageError
+from agents.domain import Order, TradingState
+from agents.errors import StorageError
 from checkpoints.backup import Loss, SafeFile
 from checkpoints.database import Database
-from checkpoints.ledger import BrokerReport, Executed, OrderLedger
-from checkpoints.trading_state import Difference, Trading, TradingSwitch, be_careful, digits
-from graph.broker import Broker, PaperBroker
+from checkpoints.trading_state import Trading, be_careful, digits
+from graph.broker import PaperBroker
+from graph.comparison import MISMATCH, RESTORED, Comparison, some, told_of
 from graph.result import one_line
 
-__all__ = ["LEDGER", "Books", "Comparison", "Home", "data_of", "lost_runs", "open_home", "story", "warn"]
+__all__ = ["LEDGER", "Home", "data_of", "lost_runs", "open_home", "story", "warn"]
 
 LEDGER = "holdfast.db"
 """The main database's file in a home."""
-_RESTORED, _MISMATCH = KillSwitchReason.RESTORED_BACKUP, KillSwitchReason.RECONCILIATION
-_RECONCILED = "reconciled"
-_SHOWN = 5
-"""How many of a kind a message names; the log has them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ def open_home(folder: Path, clock: Clock, *, address: str | Path | None = None, 
         database = Database.open(main, inline=inline)
         undo.callback(database.close)
         if losses:
-            careful = Trading(TradingState.REDUCING, _RESTORED, "holdfast", _told(losses), clock.now_ns())
+            careful = Trading(TradingState.REDUCING, RESTORED, "holdfast", _told(losses), clock.now_ns())
             unaudited = database.write(lambda connection: be_careful(connection, careful))
             if unaudited is not None:
                 warn(f"the audit log could not be written ({unaudited}); trading is REDUCING all the same")
@@ -93,149 +88,6 @@ def open_home(folder: Path, clock: Clock, *, address: str | Path | None = None, 
         undo.pop_all()
     opened = (database, broker.database)[-len(files) :]
     return Home(database, broker, tuple(zip(opened, files, strict=True)), tuple(losses))
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The ledger against the broker's books. `listed`: the broker could tell what it executed.
-
-    `adopted`: orders that only the broker knew; `differences`: what does not agree, and is not accepted;
-    `positions`: the quantities of both sides where they differ, by account and symbol.
-    """
-
-    listed: bool
-    adopted: tuple[Order, ...] = ()
-    differences: tuple[Difference, ...] = ()
-    positions: tuple[tuple[str, str, Decimal, Decimal], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """Both books, and the trading state that depends on them.
-
-    `cash` of accounts that have to be opened anew; `ours` says of a run id whether its orders went to this broker: a
-    ledger on a server may be that of several homes, each with a broker of its own.
-    """
-
-    ledger: OrderLedger
-    broker: Broker
-    switch: TradingSwitch
-    clock: Clock
-    cash: Decimal
-    ours: Callable[[str], bool] = lambda _: True
-
-    async def compare(self) -> Comparison:
-        """Adopt what only the broker knows, and give what cannot be made to agree. May be called at any time.
-
-        The broker is read first: what it has executed by then, the ledger has heard of, since an order is written down
-        before it is sent. Orders whose fate is open are left to `OrderDesk.recover`.
-        """
-        at_broker = await self.broker.executed()
-        if at_broker is None:
-            return Comparison(listed=False)
-        here = await self.ledger.executed()
-        new = [name for name, (_, quantity) in at_broker.items() if _is_new(here.get(name), quantity)]
-        came = [await self._adopt(name, *at_broker[name], here.get(name)) for name in new]
-        adopted = tuple(each for each in came if isinstance(each, Order))
-        apart = [each for each in came if isinstance(each, Difference)]
-        for name, known in here.items():
-            gone = known.quantity and name not in at_broker and self.ours(known.run_id)
-            if gone and await self.broker.find(name) is None:
-                why = "the broker has never seen it"
-                apart.append(Difference(name, known.account, known.symbol, known.quantity, Decimal(0), why))
-        accepted = await self.switch.accepted() if apart else ()
-        left = tuple(each for each in apart if each.terms not in accepted)
-        positions = _positions(left, await self.ledger.executed()) if left else ()
-        return Comparison(listed=True, adopted=adopted, differences=left, positions=positions)
-
-    async def _adopt(self, name: str, symbol: str, quantity: Decimal, known: Executed | None) -> Order | Difference:
-        mine = Decimal(0) if known is None else known.quantity
-        account = "" if known is None else known.account
-        try:
-            intent = await self.broker.intent(name) if known is None else (await self.ledger.order(name)).intent
-            report = await self.broker.find(name)
-            if intent is None or report is None:
-                return Difference(name, account, symbol, mine, quantity, "the broker has not kept whose it is")
-            account = intent.account
-            order = await self.ledger.adopt(intent, report, self.cash)
-        except OrderError as error:
-            return Difference(name, account, symbol, mine, quantity, str(error))
-        if (mine := order.filled * order.intent.side.sign) != quantity:
-            return Difference(name, account, symbol, mine, quantity, "not the same quantity was filled")
-        return order
-
-    async def reconcile(self) -> tuple[Comparison, Trading]:
-        """Compare, and set the trading state by what comes out; a state that somebody else has set stays."""
-        found, was = await self.compare(), await self.switch.read()
-        if was.code == _RESTORED and not found.listed:
-            await self._doubt()
-        ours = was.code in {_RESTORED, _MISMATCH} and was.state is TradingState.REDUCING
-        if found.differences and (was.state is TradingState.ACTIVE or was.code == _RESTORED):
-            await self._set(TradingState.REDUCING, _MISMATCH, "holdfast", _told_of(found), was)
-        elif ours and found.listed and not found.differences:
-            why = f"the books agree; {len(found.adopted)} orders were adopted; it was so because {was.why}"
-            await self._set(TradingState.ACTIVE, _RECONCILED, "holdfast", why, was)
-        else:
-            return found, was
-        return found, await self.switch.read()
-
-    async def _doubt(self) -> None:
-        """What an older copy of the ledger has as not sent may have been sent since, and must not be sent blindly."""
-        for name, known in (await self.ledger.executed()).items():
-            if known.status is OrderStatus.PENDING:
-                report = await self.broker.find(name)
-                lost = BrokerReport(OrderStatus.UNKNOWN, reason="the ledger is an older copy: it may have been sent")
-                await self.ledger.adopt((await self.ledger.order(name)).intent, report or lost, self.cash)
-
-    async def activate(
-        self, who: str, why: str, state: TradingState = TradingState.ACTIVE
-    ) -> tuple[Comparison, Trading]:
-        """An operator says that trading may go on, or what closes a position at least.
-
-        With ACTIVE all is said to be right as it is: the differences that there are, are accepted. Gives them, and the
-        state that it was.
-
-        Raises:
-            StorageError: the audit log cannot be written, or a `HALT` file not be removed; trading stays as it was.
-            HoldfastError: the state was changed by somebody else meanwhile.
-        """
-        found, was = await self.compare(), await self.switch.read()
-        accepted = found.differences if state is TradingState.ACTIVE else ()
-        looser = Trading(state, KillSwitchReason.OPERATOR, who, why, self.clock.now_ns())
-        if not await self.switch.release(looser, instead_of=was, detail={"accepted": len(accepted)}):
-            raise HoldfastError(
-                "the trading state was changed while this was asked for; nothing was changed; see --runs, and ask again"
-            )
-        await self.switch.accept(accepted, who, why, self.clock.now_ns())
-        if state is TradingState.ACTIVE:  # or what stopped it would stop it again with the first order
-            await self.ledger.begin_anew()
-        return replace(found, differences=tuple(accepted)), was
-
-    async def _set(self, state: TradingState, code: str, who: str, why: str, was: Trading) -> None:
-        await self.switch.set(Trading(state, code, who, why, self.clock.now_ns()), instead_of=was)
-
-
-def _is_new(known: Executed | None, quantity: Decimal) -> bool:
-    """Whether the broker has more to say of an order than the ledger knows. In PENDING it cannot have left."""
-    if known is None or known.status is OrderStatus.PENDING:
-        return True
-    unsettled = known.status in {OrderStatus.SENDING, OrderStatus.UNKNOWN, OrderStatus.OPEN}
-    return not unsettled and known.quantity != quantity
-
-
-def _positions(
-    differences: Iterable[Difference], executed: Mapping[str, Executed]
-) -> tuple[tuple[str, str, Decimal, Decimal], ...]:
-    """All else agrees, so the broker's position is the ledger's and what they differ by."""
-    apart: dict[tuple[str, str], Decimal] = {}
-    for each in differences:
-        key = (each.account, each.symbol)
-        apart[key] = apart.get(key, Decimal(0)) + each.broker - each.ledger
-    held = dict.fromkeys(apart, Decimal(0))
-    for known in executed.values():
-        if (known.account, known.symbol) in held:
-            held[known.account, known.symbol] += known.quantity
-    return tuple((*key, held[key], held[key] + by) for key, by in sorted(apart.items()))
 
 
 # What is told.
@@ -252,16 +104,18 @@ def lost_runs(folder: Path, registered: Collection[str]) -> tuple[str, ...]:
 
 def story(losses: Sequence[Loss], runs: Sequence[str], found: Comparison, now: Trading) -> str:
     """One line of all that a start had to mend; "" where there was nothing."""
-    careful = now.state is TradingState.REDUCING and now.code in {_RESTORED, _MISMATCH}
+    careful = now.state is not TradingState.ACTIVE and now.code in {RESTORED, MISMATCH}
     if not (losses or found.adopted or careful):
         return ""
     parts = [_told(losses)] if losses else []
     if runs:
-        parts.append(f"the registry lacks {_some(runs, 'run')}")
+        parts.append(f"the registry lacks {some(runs, 'run')}")
     if found.adopted:
-        parts.append(f"the ledger adopted from the broker {_some([_named(each) for each in found.adopted], 'order')}")
-    if found.differences:
-        parts.append(_told_of(found))
+        parts.append(f"the ledger adopted from the broker {some([_named(each) for each in found.adopted], 'order')}")
+    if not found.agrees:
+        parts.append(told_of(found))
+    elif careful and now.code == MISMATCH:
+        parts.append(one_line(now.why))
     if careful and not found.listed:
         parts.append("the broker cannot tell what it executed")
     parts.append(f"trading is {now.state.upper()}")
@@ -290,9 +144,9 @@ def data_of(
                 "price": str(order.price),
             },
         )
-    for each in found.differences:
+    for each in (*found.differences, *found.holdings):
         yield "BooksDiffer", {name: str(value) for name, value in asdict(each).items()}
-    if losses or found.adopted or found.differences:
+    if losses or found.adopted or not found.agrees:
         yield "TradingState", {"state": str(now.state), "code": now.code, "why": now.why}
 
 
@@ -318,18 +172,3 @@ def _told(losses: Iterable[Loss]) -> str:
         )
         for loss in losses
     )
-
-
-def _told_of(found: Comparison) -> str:
-    positions = [
-        f"{account or 'of an unknown account'} {symbol}: {digits(ledger)} in the ledger, {digits(broker)} at the broker"
-        for account, symbol, ledger, broker in found.positions
-    ]
-    orders = [f"{each.client_order_id} ({one_line(each.why)})" for each in found.differences]
-    return f"the ledger and the broker differ in {_some(positions, 'position')}, by {_some(orders, 'order')}"
-
-
-def _some(items: Sequence[str], noun: str) -> str:
-    """`2 runs: a, b`, or the first of many."""
-    rest = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{len(items)} {noun}{'s' * (len(items) != 1)}: {', '.join(items[:_SHOWN])}{rest}"

@@ -18,9 +18,9 @@ from checkpoints.halt_file import HaltFile
 from checkpoints.ledger import BrokerReport, OrderLedger
 from checkpoints.trading_state import Trading, TradingSwitch
 from graph.broker import Broker
+from graph.comparison import Books
 from graph.desk import OrderDesk
 from graph.kill_switch import KillSwitch, Swept
-from graph.recovery import Books
 from graph.resilience import Guard, Retry
 
 ACTIVE, REDUCING, HALTED = TradingState

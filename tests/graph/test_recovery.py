@@ -20,10 +20,11 @@ from checkpoints.runs import RunStatus
 from checkpoints.trading_state import Trading, TradingSwitch
 from graph import recovery
 from graph.app import App, open_app
-from graph.broker import PaperBroker
+from graph.broker import Broker, PaperBroker
 from graph.command import Command, execute
+from graph.comparison import Books, Comparison
 from graph.desk import OrderDesk
-from graph.recovery import Books, Home
+from graph.recovery import Home
 from graph.resilience import FaultPlan, Guard
 from graph.runner import Market, Runner
 from tests.checkpoints.test_backup import DAMAGES
@@ -362,7 +363,7 @@ class TestFirstVersion:
 
 
 @dataclass
-class Mute:
+class Mute(Broker):
     """A broker that finds orders, and cannot tell which it executed."""
 
     known: dict[str, BrokerReport] = field(default_factory=dict)
@@ -405,7 +406,7 @@ async def books():
 
 class TestOtherBrokers:
     async def test_one_that_cannot_tell_leaves_trading_reducing_after_a_restore(self, books):
-        assert await books.reconcile() == (recovery.Comparison(listed=False), await books.switch.read())
+        assert await books.reconcile() == (Comparison(listed=False), await books.switch.read())
         await books.ledger.reserve(intent("old"), lambda _: ())
         await books.ledger.reserve(intent("gone"), lambda _: ())
         books.broker.known[intent("gone").intent_id] = report(intent("gone"))
