@@ -4,12 +4,14 @@ A bundle is a folder with `metadata.json` and one file of the policy's own: `pol
 `policy.safetensors` (the weights of a small network, which numpy runs; there is no code in it). The file is read once,
 and what was read is hashed and loaded, so that it cannot be exchanged in between. A TorchScript archive can run code
 while it is loaded; a hash beside the file finds damage, and only a hash that is pinned in the settings finds an
-attacker.
+attacker. Pinned is the sha256 of `metadata.json`, which states that of the policy file; or of the policy file alone,
+which leaves open what its outputs are said to mean.
 """
 
 import hmac
 from hashlib import sha256
 from pathlib import Path
+from time import perf_counter_ns
 
 import numpy as np
 
@@ -24,10 +26,14 @@ _METADATA_BYTES_MAX = 64 * 1024 * 1024
 _POLICY_BYTES_MAX = 1024 * 1024 * 1024
 _WARM_UPS = 200
 """Calls before a policy is given out: the first of TorchScript take milliseconds, while it optimises itself."""
+_WARM_UP_NS_MAX = 2_000_000_000
+"""Not so many of a policy that takes longer for them: it is no policy for microseconds anyway."""
 
 
 def load_policy(folder: Path, *, pinned_sha256: str = "") -> NetworkPolicy:
-    """Load, check and warm up the bundle in `folder`; `pinned_sha256` is the hash that its policy file must have.
+    """Load, warm up and check the bundle in `folder`; `pinned_sha256` is the hash of it that the settings state.
+
+    The canaries come last, so that they are answered by what will answer later, optimised as it is by then.
 
     Raises:
         PolicyUnusable: a file is missing, cannot be read, is empty or damaged; the metadata is wrong; the hash is not
@@ -37,9 +43,8 @@ def load_policy(folder: Path, *, pinned_sha256: str = "") -> NetworkPolicy:
     try:
         forward = _forward(metadata, content)
         policy = NetworkPolicy(metadata, forward)
+        _warm_up(policy)
         _check_canaries(policy, metadata, folder)
-        for _ in range(_WARM_UPS):
-            policy.predict(np.zeros(metadata.inputs, dtype=np.float32))
     except PolicyUnusable:
         raise
     except ImportError as error:
@@ -66,13 +71,24 @@ def read_bundle(folder: Path, *, pinned_sha256: str = "") -> tuple[Metadata, byt
     path = folder / metadata.file
     content = _read(path, _POLICY_BYTES_MAX)
     found = sha256_of(content)
-    for whose, wanted in (("its metadata", metadata.sha256), ("the settings", pinned_sha256.lower())):
-        if wanted and not hmac.compare_digest(found.encode(), wanted.encode(errors="replace")):
-            raise PolicyUnusable(
-                f"{path} has the sha256 {found}, and {whose} say {wanted:.64}; it was not loaded; if you made the new"
-                " bundle yourself, pin its hash, else find out who did"
-            )
+    if not _same(found, metadata.sha256):
+        raise _other_hash(path, found, "its metadata say", metadata.sha256)
+    if pinned_sha256 and not (_same(metadata.pin, pinned_sha256) or _same(found, pinned_sha256)):
+        raise _other_hash(
+            folder / METADATA, metadata.pin, f"that of {path.name} {found}; the settings say", pinned_sha256
+        )
     return metadata, content
+
+
+def _same(found: str, wanted: str) -> bool:
+    return hmac.compare_digest(found.encode(), wanted.lower().encode(errors="replace"))
+
+
+def _other_hash(path: Path, found: str, whose: str, wanted: str) -> PolicyUnusable:
+    return PolicyUnusable(
+        f"{path} has the sha256 {found}, and {whose} {wanted:.64}; it was not loaded; if you made the new bundle"
+        " yourself, pin its hash, else find out who did"
+    )
 
 
 def sha256_of(content: bytes) -> str:
@@ -107,6 +123,14 @@ def _forward(metadata: Metadata, content: bytes) -> Forward:
     from agents.policy.mlp import load_mlp  # noqa: PLC0415 - its library is only needed here
 
     return load_mlp(content, metadata.inputs)
+
+
+def _warm_up(policy: NetworkPolicy) -> None:
+    zeros, until = np.zeros(policy.metadata.inputs, dtype=np.float32), perf_counter_ns() + _WARM_UP_NS_MAX
+    for _ in range(_WARM_UPS):
+        policy.predict(zeros)
+        if perf_counter_ns() > until:
+            return
 
 
 def _check_canaries(policy: NetworkPolicy, metadata: Metadata, folder: Path) -> None:

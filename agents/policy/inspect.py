@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns 0 for a bundle that loads and keeps the deadline hot, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m agents.policy.inspect", description=__doc__)
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("--sha256", default="", help="the hash that its policy file must have")
+    parser.add_argument("--sha256", default="", help="the hash that it must have")
     parser.add_argument("--trials", type=int, default=2_000, help="calls that are timed hot (default 2000)")
     parser.add_argument("--paced-trials", type=int, default=100, help="calls timed one every 20 ms (default 100)")
     given = parser.parse_args(arguments)
@@ -49,7 +49,8 @@ def _described(metadata: Metadata) -> tuple[str, str]:
         ("version", metadata.version),
         ("created", metadata.created),
         ("format", f"{metadata.format} ({metadata.file})"),
-        ("sha256", metadata.sha256),
+        ("sha256", f"{metadata.sha256} of {metadata.file}"),
+        ("to pin", f"policy_sha256 = {metadata.pin}"),
         ("input", f"{metadata.inputs} values: {', '.join(metadata.features)}"),
         ("output", ", ".join(action.name for action in metadata.actions)),
         ("canaries", f"{len(metadata.canaries)}, to {metadata.tolerance:g}"),

@@ -1,10 +1,11 @@
 """A bundle's `metadata.json`: what the policy is, what goes in and comes out, and how to tell it is the one meant."""
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agents.domain import TradingAction
@@ -33,7 +34,8 @@ class Metadata:
 
     `actions`: what each output stands for, in the order of the outputs; the greatest output wins. `features`: the names
     of the inputs. `tolerance`: how far a canary's outputs may be from those that the author saw, absolute.
-    `latency_us`: percentiles as the author measured them, for comparison only.
+    `latency_us`: percentiles as the author measured them, for comparison only. `pin`: the sha256 of `metadata.json`
+    as it was read; since that states the policy file's, it stands for the whole bundle.
     """
 
     policy_id: str
@@ -47,6 +49,7 @@ class Metadata:
     canaries: tuple[Canary, ...]
     tolerance: float
     latency_us: Mapping[str, float]
+    pin: str = ""
 
     @property
     def file(self) -> str:
@@ -78,7 +81,7 @@ def read_metadata(text: bytes, where: str) -> Metadata:
     """
     try:
         data = json.loads(text)
-        return _metadata(data)
+        return replace(_metadata(data), pin=hashlib.sha256(text).hexdigest())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         told = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise PolicyUnusable(

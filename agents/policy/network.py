@@ -24,7 +24,7 @@ class NetworkPolicy:
     Not for two threads at once: its buffer is its own, and is used again by every call.
     """
 
-    __slots__ = ("_actions", "_buffer", "_count", "_run", "metadata", "policy_id")
+    __slots__ = ("_actions", "_buffer", "_count", "_run", "_shape", "_small", "metadata", "policy_id", "policy_type")
 
     def __init__(self, metadata: Metadata, forward: Forward) -> None:
         """Try it on zeros.
@@ -34,8 +34,11 @@ class NetworkPolicy:
         """
         self.metadata = metadata
         self.policy_id = metadata.policy_id
+        self.policy_type = metadata.format
         self._actions = metadata.actions
         self._buffer, self._run = forward
+        self._shape = self._buffer.shape
+        self._small = np.full_like(self._buffer, 2.0**-64)
         self._count = 0
         found = self._run()
         if len(found) != len(self._actions):
@@ -57,7 +60,7 @@ class NetworkPolicy:
         self._count += 1
         return action, {
             "policy_id": self.policy_id,
-            "policy_type": self.metadata.format,
+            "policy_type": self.policy_type,
             "action_reason": "greatest_output",
             "latency_us": (perf_counter_ns() - start) / 1000,
             "is_fallback": False,
@@ -71,13 +74,14 @@ class NetworkPolicy:
             PolicyFault: see `predict`.
         """
         buffer = self._buffer
-        if observation.shape != buffer.shape:
+        if observation.shape != self._shape:
             raise PolicyFault(
-                f"the policy {self.policy_id} wants {buffer.shape[0]} values and was given {observation.shape};"
+                f"the policy {self.policy_id} wants {self._shape[0]} values and was given {observation.shape};"
                 " no action was taken; give it what its metadata names"
             )
         np.copyto(buffer, observation, "same_kind")
-        if not math.isfinite(buffer.dot(buffer)):  # one pass in C; NaN and infinity come through every sum
+        # One pass in C: NaN and infinity come through every sum, and what is only large does not overflow in this one.
+        if not math.isfinite(buffer.dot(self._small)):
             raise PolicyFault(
                 f"the observation for {self.policy_id} has values that are not finite; nothing was decided"
             )

@@ -16,9 +16,9 @@ Observation: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 class Info(TypedDict):
     """Who took an action, and why.
 
-    `policy_type`: torchscript, mlp, rule or fallback_hold_cash; `latency_us`: microseconds of the call, as the one who
-    answers measured it; `is_fallback`: it is not the policy that was wanted; `prediction_count`: calls so far, this
-    one included.
+    `policy_type`: torchscript, mlp, rule, hold_cash or fallback_hold_cash; `latency_us`: microseconds of the call, as
+    the one who answers measured it; `is_fallback`: it is not the policy that was wanted; `prediction_count`: calls so
+    far, this one included.
     """
 
     policy_id: str

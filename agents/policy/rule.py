@@ -19,6 +19,8 @@ class RulePolicy:
 
     __slots__ = ("_count", "drift_atr_max", "policy_id")
 
+    policy_type = "rule"
+
     def __init__(self, policy_id: str = "rule_plan", drift_atr_max: float = 1.0) -> None:
         self.policy_id = policy_id
         self.drift_atr_max = drift_atr_max
@@ -31,7 +33,7 @@ class RulePolicy:
         self._count += 1
         return action, {
             "policy_id": self.policy_id,
-            "policy_type": "rule",
+            "policy_type": self.policy_type,
             "action_reason": reason,
             "latency_us": (perf_counter_ns() - start) / 1000,
             "is_fallback": False,

@@ -2,7 +2,10 @@
 
 The network learns to answer as the rule policy does (behaviour cloning: Pomerleau, ALVINN, 1989), on the features of
 real windows of bars with many plans for each. It is an example of a bundle, and as good as the rule; it knows nothing
-of the market that the rule does not know. The same bars, seed and libraries make the same weights.
+of the market that the rule does not know.
+
+The same bars and seed make the same weights, on other machines too: it is fitted in double precision and on one thread,
+and then rounded to a grid far coarser than what two processors compute differently.
 """
 
 import argparse
@@ -37,11 +40,13 @@ _PLANS = 150
 """Plans that each window is seen with."""
 _HIDDEN = 64
 _STEPS = 400
+_GRID = 4_096.0
+"""Weights are multiples of 1 / _GRID, exact in single precision."""
 _CANARIES = 8
 _TOLERANCE = 1e-3
 _TRIALS = 2_000
 
-_Samples = tuple[NDArray[np.float32], NDArray[np.int64]]
+_Samples = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def train(bars: Bars, folder: Path, *, form: str = "mlp", seed: int = 7, clock: Clock | None = None) -> Metadata:
@@ -56,7 +61,7 @@ def train(bars: Bars, folder: Path, *, form: str = "mlp", seed: int = 7, clock: 
         raise InvalidValue(f"there is no format {form!r:.40}; nothing was trained; there are {', '.join(FORMATS)}")
     observations, labels = _samples(bars, seed)
     network = _fitted(observations, labels, seed)
-    content = _content(network, form, observations[:1])
+    content = _content(network, form, observations[:1].astype(np.float32))
     # Canaries are answered by the file itself, as whoever loads it will see them.
     canaries = tuple(Canary(tuple(map(float, row)), (0.0,) * len(TradingAction)) for row in observations[:_CANARIES])
     made = Metadata(
@@ -83,19 +88,20 @@ def _samples(bars: Bars, seed: int) -> _Samples:
         )
     draws = np.random.default_rng(seed)
     ends = np.unique(np.linspace(MIN_BARS, len(bars), _WINDOWS_MAX).astype(int))
-    features = np.array([feature_vector(_view(bars, end)) for end in ends.tolist()])
-    seen = np.repeat(features, _PLANS, axis=0)
+    seen = np.repeat([feature_vector(_view(bars, end)) for end in ends.tolist()], _PLANS, axis=0)
     count = len(seen)
+    # Every other plan meets a market that is none: what the rule does not look at, the network must learn to pass over.
+    seen[1::2] = draws.uniform(-5.0, 5.0, size=seen[1::2].shape)
     direction = draws.choice([-1.0, 0.0, 1.0], size=count, p=[0.4, 0.2, 0.4])
-    # Densest where the rule changes its mind: one ATR of drift, no room left.
-    drift = draws.choice([-1.0, 0.0, 1.0], size=count) + draws.normal(0.0, 0.5, size=count)
+    # Densest where the rule changes its mind, one ATR of drift and no room left, and where most plans are made: at 0.
+    drift = draws.choice([-1.0, 0.0, 1.0], size=count, p=[0.3, 0.4, 0.3]) + draws.normal(0.0, 0.5, size=count)
     rooms = np.clip(draws.exponential(2.0, size=(count, 2)) - 0.5, -10.0, 10.0)
     rooms[draws.random((count, 2)) < 0.2] = 10.0  # plans without a stop or target
     observations = np.column_stack([seen, direction, drift, rooms])
     rule = RulePolicy()
     labels = np.array([int(rule.predict(row)[0]) for row in observations], dtype=np.int64)
     order = draws.permutation(count)
-    return observations[order].astype(np.float32), labels[order]
+    return observations[order], labels[order]
 
 
 def _view(bars: Bars, end: int) -> MarketView:
@@ -112,7 +118,7 @@ def _view(bars: Bars, end: int) -> MarketView:
     )
 
 
-def _fitted(observations: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> Any:
+def _fitted(observations: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> Any:
     """A network of two hidden layers, fitted by Adam on the cross-entropy."""
     import torch  # noqa: PLC0415 - it takes a second, and only training needs it
     from torch import nn  # noqa: PLC0415
@@ -120,9 +126,14 @@ def _fitted(observations: NDArray[np.float32], labels: NDArray[np.int64], seed: 
     torch.set_num_threads(1)  # more are no faster for so small a network, and slow down everybody else
     torch.manual_seed(seed)
     inputs, outputs = observations.shape[1], len(TradingAction)
-    network = nn.Sequential(
-        nn.Linear(inputs, _HIDDEN), nn.Tanh(), nn.Linear(_HIDDEN, _HIDDEN), nn.Tanh(), nn.Linear(_HIDDEN, outputs)
+    layers = (
+        nn.Linear(inputs, _HIDDEN),
+        nn.Tanh(),
+        nn.Linear(_HIDDEN, _HIDDEN),
+        nn.Tanh(),
+        nn.Linear(_HIDDEN, outputs),
     )
+    network = nn.Sequential(*layers).double()
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, _STEPS)
     x, y = torch.from_numpy(observations), torch.from_numpy(labels)
@@ -134,7 +145,10 @@ def _fitted(observations: NDArray[np.float32], labels: NDArray[np.int64], seed: 
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-    return network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_((parameter * _GRID).round() / _GRID)
+    return network.float()
 
 
 def _content(network: Any, form: str, example: NDArray[np.float32]) -> bytes:
@@ -160,8 +174,7 @@ def _written(folder: Path, metadata: Metadata, content: bytes) -> Metadata:
     canaries = tuple(Canary(each.input, tuple(_outputs(policy, each.input))) for each in metadata.canaries)
     found = replace(metadata, canaries=canaries, latency_us=_timed(policy))
     _write_metadata(folder, found)
-    load_policy(folder)
-    return found
+    return load_policy(folder).metadata
 
 
 def _outputs(policy: NetworkPolicy, observation: Sequence[float]) -> list[float]:
@@ -191,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HoldfastError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"{made.policy_id} is in {given.out}; to pin it: policy_sha256 = {made.sha256}\n")
+    sys.stdout.write(f"{made.policy_id} is in {given.out}; to pin it: policy_sha256 = {made.pin}\n")
     return 0
 
 

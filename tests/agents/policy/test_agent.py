@@ -1,7 +1,6 @@
 """Whatever becomes of its policy, the agent has an answer, and it is never a trade that nobody meant."""
 
 import math
-import shutil
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from agents.domain import TradingAction
 from agents.errors import ConfigError, DeadlineExceeded, PolicyFault
 from agents.policy import DeadlineMode, ExecutionAgent
 from agents.policy.bundle import METADATA
+from tests.agents.policy.conftest import BIAS, WEIGHT, content_of
 
 SEEN = np.array([2.0, 0.0, 0.0, 0.0])
 SECOND = 1_000_000_000
@@ -69,6 +69,57 @@ def make(told):
 LATE = 2e6  # microseconds, twice the deadline
 
 
+def _without(name):
+    def broken(bundle, tmp_path):
+        folder = bundle("torchscript")
+        (folder / name).unlink()
+        return folder, {}
+
+    return broken
+
+
+def _with(name, content):
+    def broken(bundle, tmp_path):
+        folder = bundle("torchscript")
+        (folder / name).write_bytes(content)
+        return folder, {}
+
+    return broken
+
+
+BROKEN = {
+    "missing folder": lambda bundle, tmp_path: (tmp_path / "nobody", {}),
+    "empty folder": lambda bundle, tmp_path: (tmp_path, {}),
+    "missing policy.pt": _without("policy.pt"),
+    "corrupt policy.pt": lambda bundle, tmp_path: (bundle("torchscript", b"corrupted"), {}),
+    "changed policy.pt": _with("policy.pt", b"corrupted"),
+    "empty policy.pt": _with("policy.pt", b""),
+    "bad metadata": _with(METADATA, b"{ not json"),
+    "missing metadata": _without(METADATA),
+    "hash of another": lambda bundle, tmp_path: (bundle("torchscript", sha256="0" * 64), {}),
+    "hash pinned of another": lambda bundle, tmp_path: (bundle("torchscript"), {"pinned_sha256": "0" * 64}),
+    "input of another shape": lambda bundle, tmp_path: (
+        bundle(
+            "torchscript",
+            input={"shape": [3], "dtype": "float32"},
+            features=["a", "b", "c"],
+            canaries=[{"input": [0, 0, 0], "output": [0, 0, 0]}],
+        ),
+        {},
+    ),
+    "output of another shape": lambda bundle, tmp_path: (
+        bundle("torchscript", content_of("torchscript", WEIGHT[:2], BIAS[:2])),
+        {},
+    ),
+    "canary mismatch": lambda bundle, tmp_path: (
+        bundle("torchscript", canaries=[{"input": [0, 0, 0, 0], "output": [0.6, 0, 0]}]),
+        {},
+    ),
+    "torch not installed": lambda bundle, tmp_path: (bundle("torchscript"), {}),
+    "a path that is none": lambda bundle, tmp_path: (tmp_path / "a\0b", {}),
+}
+
+
 class TestBundles:
     def test_a_bundle_that_works(self, bundle, make, told):
         agent, _ = make(bundle())
@@ -79,26 +130,14 @@ class TestBundles:
         assert told == ["policy_loaded"]
         assert (agent.policy_id, agent.is_fallback, agent.inline) == ("small", False, True)
 
-    @pytest.mark.parametrize(
-        "broken",
-        ["no folder", "no policy file", "corrupt policy file", "invalid metadata", "empty folder", "empty policy file"],
-    )
-    def test_a_bundle_that_does_not_holds_cash(self, bundle, make, told, tmp_path, broken):
-        folder = bundle("torchscript") if "policy file" in broken else bundle()
-        if broken == "no folder":
-            folder = tmp_path / "nobody"
-        elif broken == "no policy file":
-            (folder / "policy.pt").unlink()
-        elif broken == "corrupt policy file":
-            (folder / "policy.pt").write_bytes(b"corrupted")
-        elif broken == "empty policy file":
-            (folder / "policy.pt").write_bytes(b"")
-        elif broken == "invalid metadata":
-            (folder / METADATA).write_text("{ not json")
-        else:
-            shutil.rmtree(folder)
-            folder.mkdir()
-        agent, _ = make(folder)
+    @pytest.mark.parametrize("broken", BROKEN)
+    def test_a_bundle_that_does_not_holds_cash(self, bundle, caplog, monkeypatch, tmp_path, broken):
+        folder, options = BROKEN[broken](bundle, tmp_path)
+        told = []
+        if broken == "torch not installed":
+            monkeypatch.delitem(sys.modules, "agents.policy.torchscript", raising=False)
+            monkeypatch.setitem(sys.modules, "torch", None)
+        agent = ExecutionAgent(folder, **options)
         for count in (1, 2):
             action, info = agent.predict(SEEN)
             assert action is TradingAction.HOLD
@@ -110,9 +149,20 @@ class TestBundles:
                 "is_fallback": True,
                 "prediction_count": count,
             }
-        assert told == ["policy_unusable"]
+        assert (agent.policy_id, agent.is_fallback, agent.fallback_count) == ("fallback_hold_cash", True, 2)
+        assert (agent.unusable_count, agent.prediction_count, agent.sha256) == (1, 2, "")
         assert agent.why
-        assert (agent.is_fallback, agent.fallback_count) == (True, 2)
+        (record,) = caplog.records
+        assert (record.levelname, record.getMessage()) == ("WARNING", f"policy_unusable: {agent.why}")
+        loud = ExecutionAgent(folder, **options, alert=lambda what, why: told.append((what, why)))
+        assert told == [("policy_unusable", loud.why)]
+
+    def test_a_bundle_whose_outputs_change_while_it_is_timed(self, bundle, make, monkeypatch, told):
+        """It passed every check, and then it faults: that is no reason to have no agent."""
+        monkeypatch.setattr("agents.policy.agent._timed", lambda policy, limit: policy.predict(np.zeros(1)))
+        agent, _ = make(bundle())
+        assert (agent.is_fallback, told) == (True, ["policy_unusable"])
+        assert "PolicyFault" in agent.why
 
     def test_a_bundle_made_for_other_features(self, bundle, make, told):
         agent, _ = make(bundle(), features=("a", "b", "x", "d"))
@@ -253,10 +303,53 @@ class TestDeadline:
         assert told == ["policy_tripped", "policy_recovered"]
         assert agent.why == ""
 
-    def test_not_while_it_raises(self, make, told):
+    def test_recovering_costs_a_slow_policy_three_calls(self, make, told):
         agent, clock = make(policy := Timed(LATE), breaches_in_row=1, recover_seconds=60)
         agent.predict(SEEN)
-        policy.latency_us = PolicyFault("broken")
+        clock.now_ns = 60 * SECOND
+        policy.calls = 0
+        assert agent.predict(SEEN)[1]["is_fallback"]
+        assert (policy.calls, told) == (3, ["policy_tripped"])
+
+    def test_it_recovers_while_nobody_waits(self, make, told):
+        agent, clock = make(policy := Timed(LATE), breaches_in_row=1, recover_seconds=60)
+        agent.predict(SEEN)
+        policy.latency_us = 1.0
+        agent.keep_warm()
+        assert agent.is_fallback
+        clock.now_ns = 60 * SECOND
+        agent.keep_warm()
+        assert (agent.is_fallback, told) == (False, ["policy_tripped", "policy_recovered"])
+
+    def test_what_was_late_before_it_recovered_is_forgotten(self, make):
+        agent, clock = make(policy := Timed(LATE), breaches_in_row=2, recover_seconds=60)
+        for _ in range(2):
+            agent.predict(SEEN)
+        policy.latency_us, clock.now_ns = 1.0, 60 * SECOND
+        agent.predict(SEEN)
+        policy.latency_us = LATE
+        agent.predict(SEEN)
+        assert not agent.is_fallback
+
+    def test_a_reload_beside_a_call_that_is_late(self, bundle, make, told):
+        """The bundle that was exchanged meanwhile is not tripped by what the one before it did."""
+        agent, _ = make(bundle(), breaches_in_row=1)
+        slow = agent._post.policy = Timed(LATE)
+
+        def predict(observation, deterministic=True):
+            assert agent.reload()
+            return Timed.predict(slow, observation)
+
+        slow.predict = predict
+        assert agent.predict(SEEN)[0] is TradingAction.HOLD
+        assert not agent.is_fallback
+        assert agent.predict(SEEN)[0] is TradingAction.BUY
+
+    @pytest.mark.parametrize("raised", [PolicyFault("broken"), ZeroDivisionError("x")])
+    def test_not_while_it_raises(self, make, told, raised):
+        agent, clock = make(policy := Timed(LATE), breaches_in_row=1, recover_seconds=60)
+        agent.predict(SEEN)
+        policy.latency_us = raised
         clock.now_ns = 60 * SECOND
         assert agent.predict(SEEN)[1]["is_fallback"]
         calls = policy.calls
@@ -281,9 +374,34 @@ class TestFaults:
         with pytest.raises(PolicyFault):
             agent.predict(np.array([math.nan, 0, 0, 0]))
 
-    def test_whatever_a_policy_raises(self, make):
-        action, info = make(Timed(ZeroDivisionError("x")))[0].predict(SEEN)
-        assert (action, info["action_reason"]) == (TradingAction.HOLD, "policy_raised_ZeroDivisionError")
+    def test_whatever_a_policy_raises(self, make, told):
+        agent, _ = make(policy := Timed(ZeroDivisionError("x")))
+        for count in (1, 2, 3):
+            action, info = agent.predict(SEEN)
+            assert (action, info["action_reason"]) == (TradingAction.HOLD, "policy_raised_ZeroDivisionError")
+            assert info["prediction_count"] == agent.fault_count == count
+        assert told == ["policy_fault"], "of a row of them the first is told"
+        policy.latency_us = 1.0
+        assert agent.predict(SEEN)[0] is TradingAction.BUY
+        policy.latency_us = ZeroDivisionError("x")
+        agent.predict(SEEN)
+        assert told == ["policy_fault", "policy_fault"]
+
+    @pytest.mark.parametrize("action", [1, np.int64(1), "BUY", None, True, 7])
+    def test_an_action_in_another_coding_is_none(self, make, action):
+        """1 is BUY here, and was HOLD where the policy may come from."""
+        policy = Timed()
+        policy.predict = lambda observation, deterministic=True: (action, Timed.predict(policy, observation)[1])
+        taken, info = make(policy)[0].predict(SEEN)
+        assert (taken, info["action_reason"]) == (TradingAction.HOLD, "policy_fault")
+        with pytest.raises(PolicyFault, match="no TradingAction"):
+            make(policy, mode="strict")[0].predict(SEEN)
+
+    @pytest.mark.parametrize("info", [{}, None, {"latency_us": "1", "is_fallback": False}])
+    def test_an_answer_that_says_nothing_of_itself(self, make, info):
+        policy = Timed()
+        policy.predict = lambda observation, deterministic=True: (TradingAction.BUY, info)
+        assert make(policy)[0].predict(SEEN)[0] is TradingAction.HOLD
 
     @given(st.lists(st.floats(), max_size=6))
     def test_there_is_always_an_answer(self, values):
@@ -313,29 +431,29 @@ class TestSlo:
         report = agent.validate_slo(50)
         assert (report.calls, report.late, report.paced_ms, report.met) == (50, 0, 0.0, True)
         assert 0 < report.percentiles_us["p50"] <= report.percentiles_us["max"]
-        assert agent.prediction_count == 0
+        assert (agent.prediction_count, agent.predict(SEEN)[1]["prediction_count"]) == (0, 1)
 
-    def test_slow_calls_are_told_and_not_raised(self):
-        report = ExecutionAgent(Timed(), mode="strict", deadline_us=1e-6).validate_slo(20)
-        assert (report.late, report.met) == (20, False)
+    def test_late_calls_are_told_and_not_raised(self, told):
+        agent = ExecutionAgent(Timed(), mode="strict", deadline_us=1e-6, alert=lambda what, why: told.append(what))
+        report = agent.validate_slo(20)
+        assert (report.late, report.met, told) == (20, False, [])
 
-    def test_paced_calls_wait_until_they_are_due(self):
+    def test_paced(self, make):
         waits = []
-        report = ExecutionAgent(Timed()).validate_slo(5, pacing_seconds=1000.0, wait=waits.append)
-        assert report.paced_ms == 1e6
-        assert [round(each, -3) for each in waits] == [1000.0, 2000.0, 3000.0, 4000.0, 5000.0]
+        report = make(Timed())[0].validate_slo(3, pacing_seconds=1000.0, wait=waits.append)
+        assert (report.paced_ms, len(waits)) == (1e6, 3)
 
-    def test_a_slow_call_is_charged_with_those_that_waited_for_it(self, monkeypatch):
-        """Calls are due at 10, 20, 30 ... ms; the first takes 100 ms, the others nothing."""
-        now = [0]
-        monkeypatch.setattr("agents.policy.agent.perf_counter_ns", lambda: now[0])
+    def test_it_is_the_whole_call_that_is_measured(self, monkeypatch, make):
+        """Of a policy that takes no time at all, the agent's own part is left."""
+        ticks = iter(range(0, 10**9, 1_000))
+        monkeypatch.setattr("agents.policy.slo.perf_counter_ns", lambda: next(ticks))
+        monkeypatch.setattr("agents.policy.agent.perf_counter_ns", lambda: next(ticks))
+        report = make(Timed())[0].validate_slo(10)
+        assert report.percentiles_us["p50"] == pytest.approx(3.0, rel=0.05), "begun, begun inside, ended inside, ended"
 
-        class Slow(Timed):
-            def predict(self, observation, deterministic=True):
-                answer = super().predict(observation)
-                now[0] += 100_000_000 if self.calls == 1 else 0
-                return answer
+    def test_without_a_policy_hold_cash_is_measured(self, make, tmp_path):
+        assert make(tmp_path)[0].validate_slo(10).calls == 10
 
-        agent = ExecutionAgent(Slow(), deadline_us=50_000.0)
-        report = agent.validate_slo(20, pacing_seconds=0.01, wait=lambda s: now.__setitem__(0, now[0] + int(s * 1e9)))
-        assert report.late == 5, "those due at 10 to 50 ms were answered at 110"
+    def test_a_policy_without_answers_has_no_latency(self, make):
+        with pytest.raises(PolicyFault, match="nothing was measured"):
+            make(Timed(ZeroDivisionError("x")))[0].validate_slo(10)

@@ -16,6 +16,7 @@ from agents.errors import PolicyFault, PolicyUnusable
 from agents.policy.bundle import load_policy, sha256_of
 from agents.policy.metadata import FORMATS, read_metadata
 from agents.policy.mlp import save_mlp
+from agents.policy.network import NetworkPolicy
 from tests.agents.policy.conftest import BIAS, WEIGHT, content_of, metadata_of
 
 
@@ -49,6 +50,39 @@ class TestBothFormats:
         assert load_policy(folder, pinned_sha256=wanted.upper()).policy_id == "small"
         with pytest.raises(PolicyUnusable, match="the settings say 0000"):
             load_policy(folder, pinned_sha256="0" * 64)
+
+    def test_a_pinned_hash_of_the_metadata_pins_all_that_it_says(self, bundle, form):
+        folder = bundle(form)
+        path = folder / "metadata.json"
+        pin = sha256_of(path.read_bytes())
+        policy = load_policy(folder, pinned_sha256=pin.upper())
+        assert policy.metadata.pin == pin
+        swapped = json.loads(path.read_text()) | {"actions": ["HOLD", "SELL", "BUY"]}
+        path.write_text(json.dumps(swapped))
+        assert load_policy(folder).predict(np.array([2.0, 0, 0, 0]))[0] is TradingAction.SELL
+        with pytest.raises(PolicyUnusable, match=f"the settings say {pin}"):
+            load_policy(folder, pinned_sha256=pin)
+
+    def test_the_canaries_are_answered_by_what_will_answer_later(self, bundle, form, monkeypatch):
+        """TorchScript optimises itself in its first calls: what is tested must be the outcome."""
+        seen = []
+        real = NetworkPolicy.outputs
+        monkeypatch.setattr(NetworkPolicy, "outputs", lambda self, row: (seen.append(row.any()), real(self, row))[1])
+        load_policy(bundle(form))
+        assert seen == [False] * (len(seen) - 1) + [True]
+        assert len(seen) > 200
+
+    def test_a_slow_policy_is_not_warmed_up_for_ever(self, bundle, form, monkeypatch):
+        calls = []
+        real = NetworkPolicy.predict
+        monkeypatch.setattr(NetworkPolicy, "predict", lambda self, row: (calls.append(1), real(self, row))[1])
+        monkeypatch.setattr("agents.policy.bundle.perf_counter_ns", lambda: len(calls) * 700_000_000)
+        load_policy(bundle(form))
+        assert len(calls) == 3
+
+    @pytest.mark.parametrize("big", [1e20, -3e38])
+    def test_a_large_number_is_a_number(self, bundle, form, big):
+        assert load_policy(bundle(form)).predict(np.array([0, 0, 0, big]))[0] in TradingAction
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
     def test_input_that_is_no_number(self, bundle, form, bad):
@@ -126,7 +160,9 @@ GOOD = metadata_of("mlp", b"x")
 
 class TestMetadata:
     def test_round_trip(self):
-        assert read_metadata(json.dumps(GOOD).encode(), "here").as_json() == GOOD
+        text = json.dumps(GOOD).encode()
+        read = read_metadata(text, "here")
+        assert (read.as_json(), read.pin) == (GOOD, sha256_of(text))
 
     @pytest.mark.parametrize(
         ("changes", "why"),

@@ -1,7 +1,5 @@
 """The demonstration bundle: made from bars, the same each time, and as good as the rule that it was shown."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ from agents.clock import ReplayClock
 from agents.errors import InvalidValue
 from agents.market import simulate
 from agents.policy import ExecutionAgent, RulePolicy, load_policy
+from agents.policy.bundle import sha256_of
 from agents.policy.metadata import FORMATS
 from agents.policy.observation import OBSERVATION_NAMES
 from agents.policy.train import _samples, main, train
@@ -78,8 +77,9 @@ class TestCommandLine:
         path = tmp_path / "bars.csv"
         path.write_text("time,open,high,low,close,volume\n" + "\n".join(rows))
         assert main(["--out", str(tmp_path / "out"), "--data", str(path)]) == 0
-        digest = json.loads((tmp_path / "out" / "metadata.json").read_text())["sha256"]
-        assert f"policy_sha256 = {digest}" in capsys.readouterr().out
+        pin = sha256_of((tmp_path / "out" / "metadata.json").read_bytes())
+        assert f"policy_sha256 = {pin}" in capsys.readouterr().out
+        assert load_policy(tmp_path / "out", pinned_sha256=pin).metadata.pin == pin
 
     def test_bad_input_is_one_line(self, tmp_path, capsys):
         (tmp_path / "file").write_text("")
@@ -98,6 +98,7 @@ class TestInspect:
         told = capsys.readouterr().out
         for part in ("demo_mlp", "mlp (policy.safetensors)", "23 values: return_1", "HOLD, BUY, SELL", "8, to 0.001"):
             assert part in told
+        assert f"policy_sha256 = {made['mlp'][1].pin}" in told
         assert "yes; hash, shapes and canaries are right" in told
         assert "hot           p50 " in told
         assert "paced, 20 ms  p50 " in told
