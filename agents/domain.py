@@ -31,6 +31,7 @@ __all__ = [
     "OrderType",
     "Outage",
     "Outcome",
+    "PolicyAnswer",
     "Portfolio",
     "Position",
     "Quote",
@@ -349,6 +350,27 @@ class TradePlan:
     def side(self) -> Side | None:
         """The order side, or None for a HOLD."""
         return {TradingAction.BUY: Side.BUY, TradingAction.SELL: Side.SELL}.get(self.action)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyAnswer:
+    """What a policy said of an approved plan, and who it was.
+
+    `latency_us`: microseconds of the call; `is_fallback`: it stood in for the policy that was wanted.
+    """
+
+    policy_id: str
+    policy_type: str
+    action: TradingAction
+    action_reason: str
+    latency_us: float
+    is_fallback: bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "action", rules.member(TradingAction, self.action))
+        object.__setattr__(self, "latency_us", rules.finite("latency_us", self.latency_us, 0.0))
+        for name in ("policy_id", "policy_type", "action_reason"):
+            rules.text(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from typing import Any
 from agents.clock import Clock, SystemClock
 from agents.domain import MarketView, TradingState
 from agents.errors import ConfigError
-from agents.policy import RulePolicy
 from agents.research import Member
 from checkpoints.database import Database
 from checkpoints.events import Entry, Timeline
@@ -30,6 +29,7 @@ from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
+from graph.policy_keeper import PolicyKeeper
 from graph.reconciler import Reconciler
 from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
@@ -48,6 +48,7 @@ class Compiled:
     graph: Any
     fingerprint: Mapping[str, Any]
     members: tuple[Member, ...]
+    policy: PolicyKeeper
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class App:
     faults: FaultPlan | None
     metrics: Metrics = field(default_factory=Metrics)
     guards: dict[str, Guard] = field(default_factory=dict)
+    policies: dict[tuple[str, str], PolicyKeeper] = field(default_factory=dict)
     warned: bool = False
     swept: Swept = field(default_factory=Swept)
 
@@ -189,7 +191,7 @@ class App:
         members = swarm(settings) if members is None else members
         builder = self.trade_builder(settings, feed, members)
         shape = fingerprint(builder, tuple(member.name for member in members))
-        return Compiled(builder.compile(checkpointer=self.saver), shape, members)
+        return Compiled(builder.compile(checkpointer=self.saver), shape, members, self.policy(settings))
 
     def trade_builder(self, settings: Settings, feed: Feed, members: tuple[Member, ...], **schema: Any) -> Any:
         """The trade workflow before it is compiled."""
@@ -200,7 +202,7 @@ class App:
             guards={member.name: self._member_guard(member.name, settings) for member in members},
             strategy_settings=settings.strategy,
             gate_settings=settings.bounded_gate,
-            policy=RulePolicy(),
+            policy=self.policy(settings),
             desk=self.desk(settings),
             ledger=self.ledger,
             now_ns=_replayed,
@@ -209,6 +211,21 @@ class App:
         )
         guards = {name: self.guard(name, fallbacks=NODE_FALLBACKS.get(name, ()), accept=_is_update) for name in NODES}
         return build_trade(nodes, guards, self.recorder, **schema)
+
+    def policy(self, settings: Settings) -> PolicyKeeper:
+        """The keeper of the policy that these settings name: one for all runs that name the same."""
+        name = (settings.policy, settings.policy_sha256)
+        if name not in self.policies:
+            self.policies[name] = PolicyKeeper(*name, partial(self._heard, settings.policy))
+        return self.policies[name]
+
+    def _heard(self, policy: str, what: str, why: str) -> None:
+        """What a policy's agent tells: to the counters, to the log, and to people where it is no good news."""
+        kind = "".join(word.capitalize() for word in what.split("_"))
+        self.metrics.counters[kind, policy] += 1
+        self.recorder.note("", kind, policy=policy, why=why)
+        if kind in _POLICY_ALERTS:
+            warn(_POLICY_ALERTS[kind].format(policy=policy, why=why))
 
     def _member_guard(self, name: str, settings: Settings) -> Guard:
         others = [stand_in(name, path) for path in settings.fallbacks.get(name, ())]
@@ -284,6 +301,13 @@ _ALERTS = {
     "OrderTurnedUp": "order {order} had been taken for not placed, and is {to}",
     "StrangerOrder": "order {order} in {symbol} rests at the broker, and is not in the ledger",
     "ReconcileFailed": "the ledger could not be compared with the broker ({error}); it is tried again",
+}
+
+
+_POLICY_ALERTS = {
+    "PolicyUnusable": "policy {policy} cannot be used: {why}; until it can, hold-cash answers and nothing is traded",
+    "PolicyTripped": "policy {policy} was tripped: {why}",
+    "PolicyFault": "policy {policy} gave no answer that can be used: {why}; it counts as HOLD",
 }
 
 

@@ -1,6 +1,7 @@
 """Settings, from (strongest first) flags, environment variables `HOLDFAST_...`, a TOML file, and the defaults here."""
 
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from pydantic_settings import (
 )
 
 from agents.errors import ConfigError
+from agents.policy.named import DEMO, NAMED
 from agents.quality import GateSettings
 from agents.risk import RiskLimits
 from agents.strategist import StrategySettings
@@ -58,9 +60,11 @@ class Settings(BaseSettings):
 
     `home` holds databases and reports; `database` the URL of a Postgres database, which then takes the place of the
     home's own SQLite file; `concurrency` runs at once; `cash` of a new paper account; `window` bars that
-    a decision looks at; `calendar` trading hours, "auto" to tell by the data; `required` and `optional` the swarm's
-    members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for it, in
-    this order, when it cannot; `guards` by node, analyst or `broker`.
+    a decision looks at; `calendar` trading hours, "auto" to tell by the data; `policy` the folder of a bundle, or
+    "demo", "rule" or "hold-cash"; `policy_sha256` the hash that the bundle must have (`python -m agents.policy.inspect`
+    prints it); `bar_period` seconds from bar to bar of a session that trades bar by bar; `required` and `optional` the
+    swarm's members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for
+    it, in this order, when it cannot; `guards` by node, analyst or `broker`.
     """
 
     model_config = SettingsConfigDict(
@@ -73,6 +77,9 @@ class Settings(BaseSettings):
     cash: Decimal = Field(default=Decimal(100_000), gt=0)
     window: int = Field(default=512, ge=100, le=100_000)
     calendar: str = "auto"
+    policy: str = DEMO
+    policy_sha256: str = ""
+    bar_period: float = Field(default=60.0, gt=0, le=366 * 86_400)
     required: tuple[str, ...] = ("trend", "breakout", "mean_reversion", "volatility")
     optional: tuple[str, ...] = ("volume", "seasonality", "cross_asset")
     fallbacks: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -87,6 +94,26 @@ class Settings(BaseSettings):
         if value.get_secret_value() and "://" not in value.get_secret_value():
             raise ValueError("it is not a URL such as postgresql://user:password@host/name")
         return value
+
+    @field_validator("policy")
+    @classmethod
+    def _find_policy(cls, value: str) -> str:
+        """A folder is made absolute: the run may be resumed from elsewhere."""
+        if value in NAMED:
+            return value
+        if not value.strip() or not value.isprintable():
+            raise ValueError(f"it is no folder of a bundle, and none of {', '.join(NAMED)}")
+        try:
+            return str(Path(value).expanduser().absolute())
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"the folder cannot be told: {error}") from None
+
+    @field_validator("policy_sha256")
+    @classmethod
+    def _check_hash(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[0-9A-Fa-f]{64}", value):
+            raise ValueError("it is no sha256, which has 64 hexadecimal digits")
+        return value.lower()
 
     @field_validator("risk", mode="before")
     @classmethod
@@ -213,6 +240,8 @@ def shaping_in(config: Path) -> dict[str, Any]:
 
 def _merged(kept: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(kept)
+    if "policy" in changes:  # the hash that was kept is that of another
+        merged.pop("policy_sha256", None)
     for name, value in changes.items():
         there = merged.get(name)
         if isinstance(there, Mapping) and isinstance(value, Mapping):

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import Send
 
-from agents.domain import Finding, MarketView, Outage, Outcome
+from agents.domain import Finding, MarketView, Order, OrderStatus, Outage, Outcome, TradePlan
 from agents.errors import CriticalDegradation
 from agents.execution import want
-from agents.policy import Policy
 from agents.quality import GateSettings, review, unreviewed
 from agents.research import DEFAULT_MEMBERS, Member
 from agents.research.synthesis import synthesise
@@ -21,6 +21,7 @@ from agents.walk_forward import walk_forward
 from checkpoints.ledger import OrderLedger
 from graph.desk import OrderDesk
 from graph.feed import Feed
+from graph.policy_keeper import PolicyKeeper
 from graph.resilience import Degraded, Guard, Observer
 from graph.state import AnalystTask, TradeState
 from graph.swarm import ask
@@ -29,6 +30,8 @@ __all__ = ["NODE_FALLBACKS", "SHARED_ACCOUNT", "TradeNodes", "account_of", "afte
 
 SHARED_ACCOUNT = "paper"
 """The account that all runs on price files trade in."""
+
+_NEVER_SENT = frozenset({OrderStatus.PENDING, OrderStatus.DENIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class TradeNodes:
     guards: Mapping[str, Guard]
     strategy_settings: StrategySettings
     gate_settings: GateSettings
-    policy: Policy
+    policy: PolicyKeeper
     desk: OrderDesk
     ledger: OrderLedger
     now_ns: Callable[[MarketView], int]
@@ -53,7 +56,7 @@ class TradeNodes:
     async def research(self, state: TradeState, config: RunnableConfig) -> dict[str, Any]:
         """Begin a decision: see to it that it has a market view and a portfolio. The first may have been given them."""
         decision = state.get("decision", -1) + 1
-        update: dict[str, Any] = {"decision": decision, "verdict": None, "orders": [], "notes": []}
+        update: dict[str, Any] = {"decision": decision, "verdict": None, "policy": None, "orders": [], "notes": []}
         if decision > 0 or state.get("view") is None:
             update["view"] = self.feed.view(state["symbol"])
         if decision > 0 or state.get("portfolio") is None:
@@ -120,9 +123,15 @@ class TradeNodes:
     async def execution(self, state: TradeState, config: RunnableConfig) -> dict[str, Any]:
         """Ask the policy, and send what it wants through the desk; after a crash this reads what was sent."""
         plan, view = state["plan"], state["view"]
-        wanted = want(plan, state.get("verdict"), view, self.policy)
+        agent = await self.policy.ready()
+        decide = partial(want, plan, state.get("verdict"), view, self.policy)
+        wanted = decide() if agent.inline else await asyncio.to_thread(decide)
+        asked = {"policy": wanted.answer}
         if wanted.side is None:
-            return {"orders": [], "notes": [wanted.reason]}
+            notes = [wanted.reason, *([agent.why] if wanted.answer.is_fallback else [])]
+            sent = await self._sent(plan, state["decision"], config)
+            stays = ["this decision has sent its order before, which stays"] if sent else []
+            return asked | {"orders": sent, "notes": [*notes, *stays]}
         ticket = await self.desk.submit(
             run_id=run_of(config),
             decision=state["decision"],
@@ -133,7 +142,15 @@ class TradeNodes:
             held=state["portfolio"].position(view.symbol).quantity,
         )
         orders = [ticket.order] if ticket.order else []
-        return {"orders": orders, "notes": [*ticket.reasons, *(order.reason for order in orders if order.reason)]}
+        notes = [*ticket.reasons, *(order.reason for order in orders if order.reason)]
+        return asked | {"orders": orders, "notes": notes}
+
+    async def _sent(self, plan: TradePlan, decision: int, config: RunnableConfig) -> list[Order]:
+        """What was sent before a crash is no matter of what another policy would say today."""
+        if plan.side is None:
+            return []
+        known = await self.ledger.orders(run_of(config))
+        return [each for each in known if each.intent.decision == decision and each.status not in _NEVER_SENT]
 
     def _degraded(self, level: int, missing: Sequence[str]) -> None:
         if level > 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.domain import Check, Finding, TradingState
 from checkpoints.events import Entry
-from graph.result import RunResult, one_line, plain, state_line
+from graph.result import RunResult, one_line, plain, policy_line, state_line
 
 __all__ = ["write_report"]
 
@@ -52,6 +52,8 @@ def _markdown(result: RunResult) -> str:
         "## Quality gate",
         f"Verdict: {result.verdict.outcome}" if result.verdict else "The gate was not reached.",
         _checks(result.verdict.checks) if result.verdict else "",
+        "## Policy",
+        _text(policy_line(result.policy)) + "." if result.policy else "The policy was not asked.",
         "## Risk",
         _checks(result.orders[-1].checks) if result.orders else "No order was asked for.",
         "## Orders",

@@ -7,12 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from agents.domain import Check, Order, OrderStatus, Portfolio, TradePlan, TradingState, Verdict
+from agents.domain import Check, Order, OrderStatus, PolicyAnswer, Portfolio, TradePlan, TradingState, Verdict
 from checkpoints.events import Entry
 from checkpoints.runs import CheckpointRow, Run, RunStatus
 from checkpoints.trading_state import Trading
 
-__all__ = ["RunResult", "Trouble", "one_line", "plain", "state_line"]
+__all__ = ["RunResult", "Trouble", "one_line", "plain", "policy_line", "state_line"]
 
 
 @dataclass(slots=True)
@@ -86,6 +86,11 @@ class RunResult:
         return self.state.get("verdict")
 
     @property
+    def policy(self) -> PolicyAnswer | None:
+        """What the policy said of the plan; None where the run did not come so far."""
+        return self.state.get("policy")
+
+    @property
     def traded(self) -> tuple[Order, ...]:
         """Orders that are at the broker, or may be."""
         kept = {OrderStatus.FILLED, OrderStatus.OPEN, OrderStatus.SENDING, OrderStatus.UNKNOWN}
@@ -142,6 +147,7 @@ class RunResult:
                 "verdict": str(self.verdict.outcome) if self.verdict else None,
                 "checks": [_check(check) for check in self.verdict.checks] if self.verdict else [],
             },
+            "policy": _policy(self.policy),
             "orders": [order_json(order) for order in self.orders],
             "checkpoints": [
                 {"id": row.checkpoint_id, "before": row.before, "saved_at": row.saved_at} for row in self.checkpoints
@@ -159,6 +165,15 @@ def state_line(trading: Trading) -> str:
         return "ACTIVE"
     who = f", {trading.who}" if trading.who else ""
     return one_line(f"{trading.state.upper()} ({trading.code}{who}: {trading.why})")
+
+
+def policy_line(answer: PolicyAnswer) -> str:
+    """Who took which action, why and in what time, on one line."""
+    instead = ", in place of the policy that was named" if answer.is_fallback else ""
+    return one_line(
+        f"{answer.policy_id} ({answer.policy_type}{instead}) said {answer.action.name} in {answer.latency_us:.1f} us:"
+        f" {answer.action_reason}"
+    )
 
 
 def one_line(text: object) -> str:
@@ -182,6 +197,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return getattr(value, "value", value)
+
+
+def _policy(answer: PolicyAnswer | None) -> dict[str, Any] | None:
+    return None if answer is None else plain(answer) | {"action": answer.action.name}
 
 
 def _check(check: Check) -> dict[str, Any]:

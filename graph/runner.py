@@ -13,6 +13,7 @@ from langgraph.runtime import RunControl
 
 from agents.domain import Outage, Portfolio
 from agents.errors import HoldfastError, InputError, LeaseLost, RunError, RunLeased
+from agents.policy.named import NAMED
 from checkpoints.runs import Hold, ResumePoint, Run, RunStatus, check_fingerprint
 from graph.app import App, Compiled
 from graph.config import Settings
@@ -92,6 +93,7 @@ class Runner:
         app = self._app
         feed = await asyncio.to_thread(market.feed, app.settings)
         compiled = app.trade(app.settings, feed)
+        pinned = await _pinned(app.settings, compiled)
         held = await app.manager.held_runs()
         await app.desk(app.settings).recover(lambda run_id: run_id not in held)
         opening = await app.ledger.portfolio(SHARED_ACCOUNT) if market.files else None
@@ -102,7 +104,7 @@ class Runner:
                 if self._stopping:
                     return None
                 try:
-                    return keep(await self._start(compiled, market, feed.view(symbol), opening))
+                    return keep(await self._start(compiled, market, feed.view(symbol), opening, pinned))
                 except (LeaseLost, RunLeased) as lost:
                     self.lost.append(lost)
                     return None
@@ -114,14 +116,16 @@ class Runner:
             raise failures.exceptions[0] from failures
         return [result for task in tasks if (result := task.result()) is not None]
 
-    async def _start(self, compiled: Compiled, market: Market, view: Any, opening: Portfolio | None) -> RunResult:
+    async def _start(
+        self, compiled: Compiled, market: Market, view: Any, opening: Portfolio | None, settings: Mapping[str, Any]
+    ) -> RunResult:
         app = self._app
         begun = app.manager.begin(
             workflow="trade",
             symbol=view.symbol,
             as_of_ns=view.as_of_ns,
             fingerprint=compiled.fingerprint,
-            parameters={"market": market.as_json(), "settings": app.settings.shaping()},
+            parameters={"market": market.as_json(), "settings": settings},
             account=SHARED_ACCOUNT if market.files else None,
         )
         async with self._holding(begun) as hold:
@@ -183,7 +187,7 @@ class Runner:
         forked = app.manager.fork(
             point,
             fingerprint=compiled.fingerprint,
-            parameters={**origin.parameters, "settings": settings.shaping()},
+            parameters={**origin.parameters, "settings": await _pinned(settings, compiled)},
             dry=not orders,
         )
         async with self._holding(forked) as hold:
@@ -310,6 +314,16 @@ async def _refuse_if_done(point: ResumePoint, compiled: Compiled) -> None:
             f"run {point.run.run_id} came to an end at {what}, and nothing is left to do after that;"
             f" nothing was forked; take an earlier one of --checkpoints {point.run.run_id}"
         )
+
+
+async def _pinned(settings: Settings, compiled: Compiled) -> dict[str, Any]:
+    """What is kept of the settings with a run: a bundle is pinned as it was found, so that a resumed run has no other.
+
+    One that could not be used stays open: the run may be resumed with it when it is mended.
+    """
+    agent = await compiled.policy.ready()
+    own = {"policy_sha256": agent.pin} if agent.pin and settings.policy not in NAMED else {}
+    return settings.shaping() | own
 
 
 class _NoFeed:

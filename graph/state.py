@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typing_extensions import TypedDict  # the schemas of input forms need this one on Python 3.11
 
-from agents.domain import Finding, MarketView, Order, Outage, Portfolio, Synthesis, TradePlan, Verdict
+from agents.domain import Finding, MarketView, Order, Outage, PolicyAnswer, Portfolio, Synthesis, TradePlan, Verdict
 
 __all__ = ["BROKER", "NODES", "AnalystTask", "SymbolInput", "TradeState", "by_analyst"]
 
@@ -31,6 +31,8 @@ class SymbolInput(TypedDict):
 class TradeState(SymbolInput, total=False):
     """One decision. `view` and `portfolio` are what it was made on, frozen with it; `notes` say how it ended.
 
+    `policy` is what the policy said, once it was asked.
+
     `decision` counts the decisions of the thread: a thread that is asked again decides anew, with orders of its own.
     """
 
@@ -41,6 +43,7 @@ class TradeState(SymbolInput, total=False):
     synthesis: Synthesis
     plan: TradePlan
     verdict: Verdict | None
+    policy: PolicyAnswer | None
     orders: list[Order]
     notes: list[str]
 

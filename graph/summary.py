@@ -10,7 +10,7 @@ from agents.domain import Check, Outage, TradingState
 from agents.risk import Limit
 from checkpoints.runs import CheckpointRow, Run, RunStatus
 from checkpoints.trading_state import Trading
-from graph.result import RunResult, one_line, state_line
+from graph.result import RunResult, one_line, policy_line, state_line
 from graph.workflow import Workflow
 
 __all__ = ["brief", "print_checkpoints", "print_limits", "print_line", "print_result", "print_runs", "print_workflows"]
@@ -49,6 +49,8 @@ def print_result(result: RunResult) -> None:
         console.print(f"Decision  {_headline(result)}", highlight=False)
         for reason in result.reasons:
             _say(console, f"          {one_line(reason)}")
+    if result.policy is not None:
+        _say(console, f"Policy    {policy_line(result.policy)}")
     if result.trading is not None and result.trading.state is not TradingState.ACTIVE:
         _say(console, f"Trading   {state_line(result.trading)}")
     for each in result.state.get("findings", ()):

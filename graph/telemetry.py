@@ -92,7 +92,17 @@ class FailureLog:
     """
 
     # Those that are left out are named, so that no new kind of failure can be forgotten.
-    _FINE = frozenset({"AttemptStarted", "AttemptSucceeded", "QuorumReached", "RunFinished", "RunForked", "RunStarted"})
+    _FINE = frozenset(
+        {
+            "AttemptStarted",
+            "AttemptSucceeded",
+            "PolicyLoaded",
+            "QuorumReached",
+            "RunFinished",
+            "RunForked",
+            "RunStarted",
+        }
+    )
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -3,6 +3,7 @@
 from agents.policy.agent import DeadlineMode, ExecutionAgent
 from agents.policy.bundle import load_policy
 from agents.policy.hold_cash import HoldCashPolicy
+from agents.policy.named import agent_named
 from agents.policy.protocol import Info, Observation, Policy
 from agents.policy.rule import RulePolicy
 from agents.policy.slo import SloReport
@@ -16,5 +17,6 @@ __all__ = [
     "Policy",
     "RulePolicy",
     "SloReport",
+    "agent_named",
     "load_policy",
 ]

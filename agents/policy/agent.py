@@ -154,10 +154,10 @@ class ExecutionAgent:
         return self._post.why
 
     @property
-    def sha256(self) -> str:
-        """The hash of the bundle's policy file that is loaded; empty where there is none."""
+    def pin(self) -> str:
+        """The hash that pins the bundle which is loaded; empty where there is none."""
         policy = self._post.policy
-        return policy.metadata.sha256 if isinstance(policy, NetworkPolicy) else ""
+        return policy.metadata.pin if isinstance(policy, NetworkPolicy) else ""
 
     @property
     def reload_due(self) -> bool:

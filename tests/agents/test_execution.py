@@ -47,8 +47,14 @@ class Wilful:
     policy_id: str = "wilful"
 
     def predict(self, observation: np.ndarray, deterministic: bool = True) -> tuple[TradingAction, Info]:
-        info: Info = {"policy_id": self.policy_id, "policy_type": "test", "action_reason": "it feels like it"}
-        return self.action, info
+        return self.action, {
+            "policy_id": self.policy_id,
+            "policy_type": "test",
+            "action_reason": "it feels like it",
+            "latency_us": 1.5,
+            "is_fallback": False,
+            "prediction_count": 1,
+        }
 
 
 def _seen(view: MarketView, plan: TradePlan) -> dict[str, float]:
@@ -119,7 +125,7 @@ class TestWant:
     def test_takes_an_approved_plan_that_the_policy_takes(self):
         wanted = want(BUYING, APPROVED, VIEW, RulePolicy())
         assert (wanted.side, wanted.quantity) == (Side.BUY, BUYING.quantity)
-        assert wanted.info["policy_id"] == "rule_plan"
+        assert wanted.answer.policy_id == "rule_plan"
         wanted = want(SELLING, APPROVED, VIEW, RulePolicy())
         assert (wanted.side, wanted.quantity) == (Side.SELL, SELLING.quantity)
 
@@ -149,7 +155,7 @@ class TestWant:
 
     def test_the_policy_of_last_resort_never_trades(self):
         wanted = want(BUYING, APPROVED, VIEW, HoldCashPolicy())
-        assert (wanted.side, wanted.quantity, wanted.info["is_fallback"]) == (None, 0, True)
+        assert (wanted.side, wanted.quantity, wanted.answer.is_fallback) == (None, 0, True)
 
     def test_a_price_that_ran_away_is_not_followed(self):
         assert want(BUYING, APPROVED, _moved(VIEW, 1.5), RulePolicy()).side is None

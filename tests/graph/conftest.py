@@ -13,6 +13,7 @@ from agents.domain import (
     OrderStatus,
     Outage,
     Outcome,
+    PolicyAnswer,
     Portfolio,
     Position,
     Side,
@@ -98,6 +99,7 @@ def make_result():
             "synthesis": Synthesis(0.5, 0.5, 1.0, 0.5, 1, ("volume",)),
             "plan": plan,
             "verdict": Verdict(Outcome.APPROVE, (check,)),
+            "policy": PolicyAnswer("demo", "mlp", TradingAction.BUY, text, 4.5, is_fallback=False),
             "orders": [order],
             "notes": [text],
         }

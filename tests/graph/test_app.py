@@ -179,3 +179,31 @@ class TestTrade:
     async def test_members_that_are_given_go_before_those_of_the_settings(self, app):
         member = replace(Member(swarm(app.settings)[0].analyst, required=True))
         assert app.trade(app.settings, SimulatedFeed(7), (member,)).fingerprint["members"] == [member.name]
+
+
+class TestPolicy:
+    async def test_one_for_all_runs_that_name_the_same(self, settings):
+        async with open_app(settings(policy="rule")) as app:
+            assert app.policy(app.settings) is app.policy(settings(policy="rule", window=200))
+            assert app.policy(app.settings) is not app.policy(settings(policy="demo"))
+            assert app.trade(app.settings, SimulatedFeed(7)).policy is app.policy(app.settings)
+
+    async def test_one_that_cannot_be_used_is_told_logged_and_counted(self, settings, tmp_path, capsys):
+        folder = str(tmp_path / "gone")
+        async with open_app(settings(policy=folder)) as app:
+            assert (await app.policy(app.settings).ready()).is_fallback
+            assert app.metrics.counters["PolicyUnusable", folder] == 1
+        err = capsys.readouterr().err
+        assert err.startswith(f"warning: policy {folder} cannot be used: there is no file {folder}/metadata.json")
+        assert err.endswith("hold-cash answers and nothing is traded\n")
+        assert err.count("\n") == 1
+        (line,) = (tmp_path / "home" / "failures.log").read_text().splitlines()
+        assert json.loads(line)["event"] == "PolicyUnusable"
+        assert json.loads(line)["policy"] == folder
+
+    async def test_one_that_works_is_no_news(self, settings, tmp_path, capsys):
+        async with open_app(settings()) as app:
+            await app.policy(app.settings).ready()
+            assert app.metrics.counters["PolicyLoaded", "demo"] == 1
+        assert capsys.readouterr().err == ""
+        assert not (tmp_path / "home" / "failures.log").exists()

@@ -58,6 +58,7 @@ class TestJson:
         assert one["decision"].keys() == {"action", "quantity", "reasons"}
         assert one["decision"]["action"] == "BUY"
         assert one["decision"]["reasons"]
+        assert (one["policy"]["policy_id"], one["policy"]["action"]) == ("demo_mlp", "BUY")
         assert one["gate"]["verdict"] == "approve"
         assert all(check.keys() == {"name", "passed", "value", "limit", "reason"} for check in one["gate"]["checks"])
         (order,) = one["orders"]
@@ -149,6 +150,31 @@ class TestPeople:
         assert row["status"] == "stopped"
         assert row["run_id"] in out
         assert run("resume", row["run_id"], json=True)[0] == 0
+
+
+class TestPolicy:
+    @pytest.mark.parametrize(
+        ("name", "kind", "action"),
+        [("rule", "rule", "BUY"), ("hold-cash", "hold_cash", "HOLD"), ("demo", "mlp", "BUY")],
+    )
+    def test_it_is_named_by_a_setting(self, run, monkeypatch, name, kind, action):
+        monkeypatch.setenv("HOLDFAST_POLICY", name)
+        code, out, err = run("workflow", "trade", json=True)
+        (one,) = objects(out)
+        assert (code, err, one["decision"]["action"], one["policy"]["policy_type"]) == (0, "", action, kind)
+
+    def test_one_that_cannot_be_used_is_warned_of_and_trades_nothing(self, run, tmp_path):
+        code, out, err = run("workflow", "trade", json=True, flags={"policy": str(tmp_path / "gone")})
+        (one,) = objects(out)
+        assert (code, one["decision"]["action"], one["policy"]["is_fallback"]) == (0, "HOLD", True)
+        assert err.startswith(f"warning: policy {tmp_path / 'gone'} cannot be used: ")
+        assert err.count("\n") == 1
+
+    def test_who_only_looks_loads_none(self, run, tmp_path):
+        run("workflow", "trade")
+        for verb, subject in (("runs", ""), ("checkpoints", "trade-SIM-20260101T000000Z-1"), ("limits", "")):
+            code, _, err = run(verb, subject, flags={"policy": str(tmp_path / "gone")})
+            assert (code, err) == (0, ""), verb
 
 
 class TestLimits:

@@ -99,6 +99,43 @@ class TestPrecedence:
         assert again.strategy.allow_short is False
 
 
+class TestPolicy:
+    def test_by_default_it_is_the_one_that_is_here(self):
+        assert (load_settings().policy, load_settings().policy_sha256) == ("demo", "")
+
+    def test_a_folder_is_made_absolute_and_a_name_stays_one(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for given, found in {
+            "rule": "rule",
+            "hold-cash": "hold-cash",
+            "./rule": str(tmp_path / "rule"),
+            "bundles/new": str(tmp_path / "bundles" / "new"),
+            "~/mine": str(tmp_path / "mine"),
+            "/there": "/there",
+        }.items():
+            assert load_settings(policy=given).policy == found
+
+    @pytest.mark.parametrize("wrong", ["", "  ", "a\nb", "a\x00b", "~nobody-at-all/x"])
+    def test_what_is_none(self, wrong):
+        with pytest.raises(ConfigError, match="setting policy does not fit"):
+            load_settings(policy=wrong)
+
+    def test_a_hash(self):
+        assert load_settings(policy_sha256="AB" * 32).policy_sha256 == "ab" * 32
+        for wrong in ("ab", "g" * 64, "a" * 65, "a" * 64 + "\n"):
+            with pytest.raises(ConfigError, match="setting policy_sha256 does not fit"):
+                load_settings(policy_sha256=wrong)
+
+    def test_another_policy_does_not_keep_the_hash_of_the_one_before(self):
+        kept = load_settings(policy="/there", policy_sha256="ab" * 32).shaping()
+        settings = load_settings()
+        assert settings.of_run(kept).policy_sha256 == "ab" * 32
+        assert settings.of_run(kept, {"window": 200}).policy_sha256 == "ab" * 32
+        assert settings.of_run(kept, {"policy": "/other"}).policy_sha256 == ""
+        changed = settings.of_run(kept, {"policy": "/other", "policy_sha256": "cd" * 32})
+        assert (changed.policy, changed.policy_sha256) == ("/other", "cd" * 32)
+
+
 class TestLimitSources:
     def test_what_is_said_twice_comes_from_the_stronger_one(self, toml, monkeypatch):
         path = toml("[risk]\nquantity_max = 5\norder_notional_max = 9\n", "house/holdfast.toml")
@@ -127,6 +164,8 @@ class TestRefusals:
             ("concurrency = 1001", "setting concurrency does not fit"),
             ('concurrency = "many"', "setting concurrency does not fit"),
             ("window = 99", "setting window does not fit"),
+            ("bar_period = 0", "setting bar_period does not fit"),
+            ("bar_period = inf", "setting bar_period does not fit"),
             ("cash = 0", "setting cash does not fit"),
             ("cash = nan", "setting cash does not fit"),
             ("cash = inf", "setting cash does not fit"),

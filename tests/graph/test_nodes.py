@@ -1,20 +1,32 @@
 """The nodes: each asks its agent, and whatever goes wrong with that ends in a decision that risks less."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from agents.domain import Check, Finding, Outage, Outcome, Portfolio, Side, Synthesis, TradingAction, Verdict
+from agents.domain import (
+    Check,
+    Finding,
+    OrderStatus,
+    Outage,
+    Outcome,
+    Portfolio,
+    Side,
+    Synthesis,
+    TradingAction,
+    Verdict,
+)
 from agents.errors import CriticalDegradation
-from agents.policy import RulePolicy
 from agents.quality import GateSettings, unreviewed
 from agents.research import Member
 from agents.strategist import StrategySettings, hold_plan
 from graph.desk import Ticket
 from graph.feed import SimulatedFeed
 from graph.nodes import TradeNodes, account_of, after_gate, hold_fallback, reject_fallback
+from graph.policy_keeper import PolicyKeeper
 from graph.resilience import Guard
 from graph.state import by_analyst
 
@@ -51,6 +63,10 @@ class Books:
 
     def __init__(self):
         self.opened = []
+        self.kept = ()
+
+    async def orders(self, run_id):
+        return self.kept
 
     async def open_account(self, account, cash):
         self.opened.append((account, cash))
@@ -90,7 +106,7 @@ def make(view):
             },
             strategy_settings=StrategySettings(),
             gate_settings=GateSettings(),
-            policy=RulePolicy(),
+            policy=PolicyKeeper("rule", "", print),
             desk=Desk(),
             ledger=Books(),
             now_ns=lambda view: view.as_of_ns,
@@ -109,7 +125,7 @@ def state_of(view, **more):
 class TestResearch:
     async def test_what_the_caller_gave_stays(self, make, view):
         update = await make(Says("a")).research({"symbol": "SIM", "view": view, "portfolio": 1}, CONFIG)
-        assert update == {"decision": 0, "verdict": None, "orders": [], "notes": []}
+        assert update == {"decision": 0, "verdict": None, "policy": None, "orders": [], "notes": []}
 
     async def test_what_is_missing_is_got(self, make):
         nodes = make(Says("a"))
@@ -256,6 +272,8 @@ class TestExecution:
         (order,) = nodes.desk.asked
         assert (order["run_id"], order["account"], order["decision"], order["side"]) == ("run-1", "paper", 3, Side.BUY)
         assert order["quantity"] == state["plan"].quantity
+        answer = update.pop("policy")
+        assert (answer.policy_id, answer.action, answer.is_fallback) == ("rule_plan", TradingAction.BUY, False)
         assert update == {"orders": [], "notes": ["throttled"]}
 
     @pytest.mark.parametrize("verdict", [None, unreviewed("no"), Verdict(Outcome.REVISE, ())])
@@ -270,6 +288,57 @@ class TestExecution:
         state = await self.planned(nodes, view) | {"plan": hold_plan(view, "no view")}
         assert (await nodes.execution(state, CONFIG))["orders"] == []
         assert nodes.desk.asked == []
+
+
+class TestPolicy:
+    """What another policy than the rule does to an approved plan."""
+
+    async def executed(self, make, view, policy, kept=(), decision=0):
+        nodes = replace(make(Says("a")), policy=policy)
+        nodes.ledger.kept = kept
+        state = state_of(view, decision=decision)
+        state |= await nodes.strategy(state, CONFIG) | {"verdict": Verdict(Outcome.APPROVE, ())}
+        return await nodes.execution(state, CONFIG), nodes.desk.asked
+
+    async def test_one_that_holds(self, make, view):
+        update, asked = await self.executed(make, view, PolicyKeeper("hold-cash", "", print))
+        assert (asked, update["orders"]) == ([], [])
+        assert (update["policy"].policy_type, update["policy"].is_fallback) == ("hold_cash", False)
+        assert update["notes"] == ["the policy hold_cash holds: hold_cash"]
+
+    async def test_a_bundle_that_cannot_be_used_says_why(self, make, view, tmp_path):
+        told = []
+        keeper = PolicyKeeper(str(tmp_path / "gone"), "", lambda what, why: told.append(what))
+        update, asked = await self.executed(make, view, keeper)
+        assert (asked, update["orders"], told) == ([], [], ["policy_unusable"])
+        assert (update["policy"].policy_type, update["policy"].is_fallback) == ("fallback_hold_cash", True)
+        assert update["notes"][0] == "the policy fallback_hold_cash holds: fallback_safe_hold"
+        assert f"there is no file {tmp_path / 'gone' / 'metadata.json'}" in update["notes"][1]
+
+    @pytest.mark.parametrize("status", [OrderStatus.FILLED, OrderStatus.UNKNOWN, OrderStatus.DENIED])
+    async def test_what_was_sent_before_a_crash_stays_whatever_is_said_now(self, make, view, make_result, status):
+        before = replace(make_result().orders[0], status=status)
+        update, asked = await self.executed(make, view, PolicyKeeper("hold-cash", "", print), kept=(before,))
+        sent = status is not OrderStatus.DENIED
+        assert (asked, update["orders"]) == ([], [before] if sent else [])
+        assert ("this decision has sent its order before, which stays" in update["notes"]) == sent
+        update, _ = await self.executed(make, view, PolicyKeeper("hold-cash", "", print), (before,), decision=1)
+        assert update["orders"] == []
+
+    async def test_a_slow_one_is_asked_in_a_thread(self, make, view):
+        keeper = PolicyKeeper("rule", "", print)
+        agent = await keeper.ready()
+        asked_by = []
+        agent.predict, real = (
+            lambda *given: (asked_by.append(threading.current_thread()), real(*given))[1],
+            agent.predict,
+        )
+        for inline in (True, False):
+            agent.inline = inline
+            update, _ = await self.executed(make, view, keeper)
+            assert update["policy"].action is TradingAction.BUY
+        here = threading.main_thread()
+        assert [thread is here for thread in asked_by] == [True, False]
 
 
 def test_the_account_is_named_or_the_runs_own():

@@ -32,7 +32,7 @@ def columns(line):
     return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) - 1
 
 
-SECTIONS = ["Findings", "Plan", "Quality gate", "Risk", "Orders", "Checkpoints", "Timeline"]
+SECTIONS = ["Findings", "Plan", "Quality gate", "Policy", "Risk", "Orders", "Checkpoints", "Timeline"]
 
 
 def test_it_holds_the_whole_decision(written, make_result):
@@ -44,9 +44,11 @@ def test_it_holds_the_whole_decision(written, make_result):
         "100.02",
         "missing: volume",
         "holding 2.5",
+        "demo (mlp) said BUY in 4.5 us: fine.",
     ):
         assert told in text
     assert data["decision"] == {"action": "BUY", "quantity": 2.5, "reasons": ["fine"]}
+    assert (data["policy"]["policy_id"], data["policy"]["action"], data["policy"]["latency_us"]) == ("demo", "BUY", 4.5)
     assert data["findings"][0]["evidence"] == {"slope": 0.125}
     assert data["portfolio"]["positions"][0]["quantity"] == 2.5
     assert data["plan"]["stop"] == 90.0
@@ -57,9 +59,16 @@ def test_a_run_that_came_nowhere(written, make_result):
         make_result("no line", status=RunStatus.FAILED, state={}, orders=(), checkpoints=(), timeline=())
     )
     assert "Status **failed**: no line. Resume with `python -m graph.run --resume trade-SIM-1`." in text
-    for told in ("No plan was made.", "The gate was not reached.", "No order was asked for.", "Nothing was recorded."):
+    for told in (
+        "No plan was made.",
+        "The gate was not reached.",
+        "The policy was not asked.",
+        "No order was asked for.",
+    ):
         assert told in text
-    assert (data["plan"], data["gate"]["verdict"], data["decision"]["action"]) == (None, None, "HOLD")
+    assert "Nothing was recorded." in text
+    assert (data["plan"], data["gate"]["verdict"], data["policy"]) == (None, None, None)
+    assert data["decision"]["action"] == "HOLD"
 
 
 @pytest.mark.parametrize("status", [RunStatus.FINISHED, RunStatus.FAILED])

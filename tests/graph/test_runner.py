@@ -1,6 +1,7 @@
 """The runner: many decisions at once, stopped and taken up again, and never an order too many."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -24,6 +25,8 @@ from agents.errors import (
     RunLeased,
     StorageError,
 )
+from agents.policy import load_policy
+from agents.policy.named import DEMO_FOLDER
 from checkpoints.leases import runs
 from checkpoints.runs import RunStatus
 from graph.app import App, open_app
@@ -618,6 +621,69 @@ def test_a_market_is_found_again(tmp_path, monkeypatch):
     market = Market(("A", "B"), {"A": Path("a.csv"), "B": tmp_path / "b.csv"}, 3)
     again = Market.from_json(market.as_json())
     assert again == Market(("A", "B"), {"A": tmp_path / "a.csv", "B": tmp_path / "b.csv"}, 3)
+
+
+class TestPolicy:
+    @pytest.fixture
+    def mine(self, tmp_path):
+        return Path(shutil.copytree(DEMO_FOLDER, tmp_path / "mine"))
+
+    async def test_what_it_said_is_told(self, house):
+        (result,) = await (await house()).start()
+        told = result.as_json()["policy"]
+        assert told.pop("latency_us") > 0
+        assert told == {
+            "policy_id": "demo_mlp",
+            "policy_type": "mlp",
+            "action": "BUY",
+            "action_reason": "greatest_output",
+            "is_fallback": False,
+        }
+
+    async def test_one_that_cannot_be_used_trades_nothing(self, house, tmp_path):
+        here = await house(policy=str(tmp_path / "gone"))
+        (result,) = await here.start()
+        assert (result.run.status, result.action, here.venue.executions) == (RunStatus.FINISHED, "HOLD", [])
+        assert result.as_json()["policy"]["is_fallback"] is True
+        assert any(f"there is no file {tmp_path / 'gone'}" in reason for reason in result.reasons)
+
+    async def test_a_run_goes_on_with_the_policy_that_it_was_started_with(self, house, mine):
+        here = await house(policy=str(mine))
+        HOOKS["SIM"] = here.runner.stop
+        (stopped,) = await here.start()
+        pin = load_policy(mine).metadata.pin
+        kept = stopped.run.parameters["settings"]
+        assert (stopped.run.status, kept["policy"], kept["policy_sha256"]) == (RunStatus.STOPPED, str(mine), pin)
+        here.app.settings = here.app.settings.model_copy(update={"policy": "hold-cash"})
+        resumed = await here.resume(stopped.run.run_id)
+        assert (resumed.state["policy"].policy_id, resumed.action) == ("demo_mlp", "BUY")
+
+    async def test_a_bundle_that_was_exchanged_is_not_the_one(self, house, mine):
+        here = await house(policy=str(mine))
+        HOOKS["SIM"] = here.runner.stop
+        (stopped,) = await here.start()
+        path = mine / "metadata.json"
+        path.write_text(path.read_text().replace("demo_mlp", "another"))
+        resumed = await here.resume(stopped.run.run_id)
+        assert (resumed.state["policy"].is_fallback, resumed.action) == (True, "HOLD")
+        assert any("the settings say" in reason for reason in resumed.reasons)
+
+    async def test_one_that_could_not_be_used_may_be_mended(self, house, mine):
+        here = await house(policy=str(mine.rename(mine.with_name("away")).with_name("mine")))
+        HOOKS["SIM"] = here.runner.stop
+        (stopped,) = await here.start()
+        assert stopped.run.parameters["settings"]["policy_sha256"] == ""
+        mine.with_name("away").rename(mine)
+        here.app.policies.clear()
+        assert (await here.resume(stopped.run.run_id)).action == "BUY"
+
+    async def test_what_if_it_were_another(self, house, mine):
+        here = await house(policy=str(mine))
+        (first,) = await here.start()
+        before = next(row.checkpoint_id for row in first.checkpoints if row.before == "execution")
+        forks = [await Runner(here.app).fork(before, changes={"policy": name}) for name in ("hold-cash", "rule")]
+        assert [fork.state["policy"].policy_id for fork in forks] == ["hold_cash", "rule_plan"]
+        assert [fork.run.parameters["settings"]["policy_sha256"] for fork in forks] == ["", ""]
 
 
 class TestFork:

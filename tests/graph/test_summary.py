@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents.domain import TradingState
+from agents.domain import PolicyAnswer, TradingAction, TradingState
 from checkpoints.events import Entry
 from checkpoints.runs import Run, RunStatus
 from checkpoints.trading_state import Trading
@@ -22,6 +22,7 @@ def test_a_finished_run(capsys, make_result):
     assert "Run       trade-SIM-1 (finished)" in text
     assert "Decision  BUY 2.5 SIM at 100.02" in text
     assert "          fine\n" in text
+    assert "Policy    demo (mlp) said BUY in 4.5 us: fine\n" in text
     for told in ("Quality gate: approve", "coverage", make_result().orders[0].client_order_id, "c1", "start", "end"):
         assert told in text
 
@@ -35,6 +36,13 @@ def test_who_had_trouble(capsys, make_result, hostile):
     assert table.split("Checkpoints")[0].split()[10:17] == ["trend", "2", "1", "0", "1", "0", "0"]
     assert "AgentTimeout: [/red]" in table
     assert "Guards" not in printed(capsys, summary.print_result, make_result())
+
+
+def test_a_policy_that_stood_in_for_another(capsys, make_result):
+    answer = PolicyAnswer("x", "fallback_hold_cash", TradingAction.HOLD, "why", 0.3, is_fallback=True)
+    text = printed(capsys, summary.print_result, make_result(state={"policy": answer}))
+    assert "Policy    x (fallback_hold_cash, in place of the policy that was named) said HOLD in 0.3 us: why\n" in text
+    assert "Policy" not in printed(capsys, summary.print_result, make_result(state={}))
 
 
 def test_a_run_that_traded_nothing(capsys, make_result):

@@ -150,7 +150,7 @@ class TestBundles:
                 "prediction_count": count,
             }
         assert (agent.policy_id, agent.is_fallback, agent.fallback_count) == ("fallback_hold_cash", True, 2)
-        assert (agent.unusable_count, agent.prediction_count, agent.sha256) == (1, 2, "")
+        assert (agent.unusable_count, agent.prediction_count, agent.pin) == (1, 2, "")
         assert agent.why
         (record,) = caplog.records
         assert (record.levelname, record.getMessage()) == ("WARNING", f"policy_unusable: {agent.why}")
