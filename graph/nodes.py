@@ -31,7 +31,7 @@ __all__ = ["NODE_FALLBACKS", "SHARED_ACCOUNT", "TradeNodes", "account_of", "afte
 SHARED_ACCOUNT = "paper"
 """The account that all runs on price files trade in."""
 
-_NEVER_SENT = frozenset({OrderStatus.PENDING, OrderStatus.DENIED})
+_NEVER_SENT = frozenset({OrderStatus.PENDING, OrderStatus.DENIED, OrderStatus.NOT_PLACED})
 
 
 @dataclass(frozen=True, slots=True)
