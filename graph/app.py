@@ -20,7 +20,6 @@ from checkpoints.ledger import OrderLedger
 from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver
 from checkpoints.trading_state import TradingSwitch
-from graph.broker import PaperBroker
 from graph.comparison import Books, Comparison
 from graph.config import Settings
 from graph.desk import OrderDesk
@@ -29,6 +28,7 @@ from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
+from graph.paper import PaperBroker
 from graph.policy_keeper import PolicyKeeper
 from graph.reconciler import Reconciler
 from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
@@ -95,7 +95,7 @@ class App:
             StorageError: the home folder or a database in it cannot be used.
         """
         clock = clock or SystemClock()
-        home = open_home(settings.folder, clock, address=settings.address, inline=inline)
+        home = open_home(settings.folder, clock, address=settings.address, terms=settings.paper, inline=inline)
         database = home.database
         leases = Leases(database, settings.folder / "owners", clock)
         saver, timeline = SqlSaver(database, fence=leases.check), Timeline(database)

@@ -26,6 +26,7 @@ from agents.quality import GateSettings
 from agents.risk import RiskLimits
 from agents.strategist import StrategySettings
 from checkpoints.engine import open_url, url_of
+from graph.paper import PaperTerms
 
 __all__ = ["GuardPolicy", "Settings", "limit_sources", "load_settings"]
 
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     "demo", "rule" or "hold-cash"; `policy_sha256` the hash that the bundle must have (`python -m agents.policy.inspect`
     prints it); `bar_period` seconds from bar to bar of a session that trades bar by bar; `required` and `optional` the
     swarm's members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for
-    it, in this order, when it cannot; `guards` by node, analyst or `broker`.
+    it, in this order, when it cannot; `paper` the terms of the paper broker; `guards` by node, analyst or `broker`.
     """
 
     model_config = SettingsConfigDict(
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     strategy: StrategySettings = StrategySettings()
     gate: GateSettings = GateSettings()
     risk: RiskLimits = RiskLimits()
+    paper: PaperTerms = PaperTerms()
     guards: dict[str, GuardPolicy] = Field(default_factory=dict)
 
     @field_validator("database")
@@ -268,9 +270,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
 
 
-_OF_TODAY = ("home", "database", "concurrency")
+_OF_TODAY = ("home", "database", "concurrency", "paper")
 """Settings that do not shape a decision, and are never kept with a run."""
-_SECTIONS: Mapping[str, type] = {"strategy": StrategySettings, "gate": GateSettings, "risk": RiskLimits}
+_SECTIONS: Mapping[str, type] = {
+    "strategy": StrategySettings,
+    "gate": GateSettings,
+    "risk": RiskLimits,
+    "paper": PaperTerms,
+}
 
 
 _NOT_SETTINGS = frozenset({"HOLDFAST_DATA", "HOLDFAST_SIM_RUNS"})  # what the test suite is told

@@ -19,8 +19,8 @@ from agents.errors import StorageError
 from checkpoints.backup import Loss, SafeFile
 from checkpoints.database import Database
 from checkpoints.trading_state import Trading, be_careful, digits
-from graph.broker import PaperBroker
 from graph.comparison import MISMATCH, RESTORED, Comparison, some, told_of
+from graph.paper import PaperBroker, PaperTerms
 from graph.result import one_line
 
 __all__ = ["LEDGER", "Home", "data_of", "lost_runs", "open_home", "story", "warn"]
@@ -59,10 +59,17 @@ class Home:
             file.close()
 
 
-def open_home(folder: Path, clock: Clock, *, address: str | Path | None = None, inline: bool = False) -> Home:
+def open_home(
+    folder: Path,
+    clock: Clock,
+    *,
+    address: str | Path | None = None,
+    terms: PaperTerms | None = None,
+    inline: bool = False,
+) -> Home:
     """Check and open the ledger's file and the broker's; trading is REDUCING where one of them was replaced.
 
-    `address`: where the ledger is, if not in a file of the folder: the URL of a server.
+    `address`: where the ledger is, if not in a file of the folder: the URL of a server. `terms`: the broker's.
 
     Raises:
         StorageError: the folder or a database in it cannot be used.
@@ -81,7 +88,7 @@ def open_home(folder: Path, clock: Clock, *, address: str | Path | None = None, 
             unaudited = database.write(lambda connection: be_careful(connection, careful))
             if unaudited is not None:
                 warn(f"the audit log could not be written ({unaudited}); trading is REDUCING all the same")
-        broker = PaperBroker.open(books, inline=inline)
+        broker = PaperBroker.open(books, clock, terms, inline=inline)
         undo.callback(broker.database.close)
         for file in files:
             file.settled()

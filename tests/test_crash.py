@@ -12,6 +12,10 @@ import pytest
 
 RUN_ID = "trade-SIM-20260101T000000Z-1"
 ANALYSTS = ("trend", "breakout", "mean_reversion", "volatility", "volume", "seasonality")
+EXECUTED = (
+    "SELECT client_order_id, symbol, side, paper_fills.quantity, price FROM paper_fills"
+    " JOIN paper_orders USING (client_order_id)"
+)
 NODES = ("research", "synthesis", "strategy", "quality_gate", "execution")
 
 
@@ -39,7 +43,7 @@ def outcome(home):
     return {
         "ledger": rows(home / "holdfast.db", "SELECT intent_id, status, quantity, side, checks FROM orders"),
         "fills": rows(home / "holdfast.db", "SELECT trade_id, intent_id, quantity, price, fee FROM fills"),
-        "broker": rows(home / "broker.db", "SELECT client_order_id, symbol, side, quantity, price FROM paper_orders"),
+        "broker": rows(home / "broker.db", EXECUTED),
         "decision": report["decision"],
         "gate": report["gate"],
         "findings": report["findings"],

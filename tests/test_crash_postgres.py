@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.postgres import Server
-from tests.test_crash import ANALYSTS, NODES, RUN_ID, asked, rows
+from tests.test_crash import ANALYSTS, EXECUTED, NODES, RUN_ID, asked, rows
 
 PASSWORD = "canary-3f81"  # noqa: S105
 
@@ -53,7 +53,7 @@ def books(home, ask):
     return {
         "ledger": [tuple(row) for row in ask("SELECT intent_id, status, quantity, side, checks FROM orders")],
         "fills": [tuple(row) for row in ask("SELECT trade_id, intent_id, quantity, price, fee FROM fills")],
-        "broker": rows(home / "broker.db", "SELECT client_order_id, symbol, side, quantity, price FROM paper_orders"),
+        "broker": rows(home / "broker.db", EXECUTED),
         **{name: report[name] for name in ("decision", "gate", "findings", "portfolio")},
     }
 

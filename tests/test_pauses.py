@@ -70,7 +70,7 @@ def paused_before(call):
 PLACES = {
     "synthesis": ("graph.nodes", "TradeNodes"),
     "mark_sending": ("checkpoints.ledger", "OrderLedger"),
-    "send": ("graph.broker", "PaperBroker"),
+    "send": ("graph.paper", "PaperBroker"),
 }
 
 

@@ -29,8 +29,8 @@ import psycopg
 
 from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver
-from graph.broker import PaperBroker
 from graph.nodes import TradeNodes
+from graph.paper import PaperBroker
 
 __all__ = ["At", "Points", "watch_lines", "watch_storage", "watch_tasks"]
 

@@ -15,15 +15,16 @@ import psycopg
 from pydantic import SecretStr
 from sqlalchemy import Connection, text
 
-from agents.domain import Finding, MarketView, OrderIntent
+from agents.domain import Finding, MarketView
 from agents.errors import CheckpointNotFound
 from agents.market import simulate
 from agents.quality import GateSettings
 from checkpoints.events import Entry
 from checkpoints.ledger import BrokerReport
 from graph.app import App, open_app
-from graph.broker import PaperBroker
 from graph.config import Settings, load_settings
+from graph.paper import PaperBroker
+from graph.paper.matching import Resting
 from graph.resilience import FaultPlan
 from graph.result import RunResult, plain
 from graph.runner import Market, Runner
@@ -166,7 +167,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 600 else f"{text[:600]} ..."
 
 
-@dataclass(frozen=True, slots=True)
 class _StrictVenue(PaperBroker):
     """A broker that promises nothing: what it has executed it does not list, and an order that comes again under its
     old id it executes again.
@@ -177,14 +177,14 @@ class _StrictVenue(PaperBroker):
     async def executed(self) -> None:
         return None
 
-    def _execute(self, connection: Connection, intent: OrderIntent) -> BrokerReport:
-        connection.execute(_EXECUTED_AGAIN, {"client_order_id": intent.intent_id})
-        return PaperBroker._execute(self, connection, intent)  # `super()` does not know a class with slots
+    def _take(self, connection: Connection, order: Resting) -> BrokerReport:
+        connection.execute(_EXECUTED_AGAIN, {"client_order_id": order.intent.intent_id})
+        return super()._take(connection, order)
 
 
 _EXECUTED_AGAIN = text(
-    "INSERT INTO paper_orders SELECT client_order_id || '-' || number, number + 1000, symbol, side, quantity, price,"
-    " fee, time_ns, detail FROM paper_orders WHERE client_order_id = :client_order_id"
+    "INSERT INTO paper_fills SELECT trade_id || '-' || number, number + 1000, client_order_id, quantity, price, fee,"
+    " time_ns FROM paper_fills WHERE client_order_id = :client_order_id"
 )
 
 
@@ -195,7 +195,10 @@ _LEDGER = {
     "fills": "SELECT trade_id, intent_id, account, quantity, price, fee FROM fills ORDER BY trade_id",
     "trading": "SELECT state, code FROM trading_state",
 }
-_EXECUTED = "SELECT client_order_id, symbol, side, quantity, price, fee FROM paper_orders ORDER BY client_order_id"
+_EXECUTED = (
+    "SELECT client_order_id, symbol, side, paper_fills.quantity, price, fee"
+    " FROM paper_fills JOIN paper_orders USING (client_order_id) ORDER BY client_order_id"
+)
 
 
 def _main(home: Home) -> Any:

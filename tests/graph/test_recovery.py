@@ -20,10 +20,11 @@ from checkpoints.runs import RunStatus
 from checkpoints.trading_state import Trading, TradingSwitch
 from graph import recovery
 from graph.app import App, open_app
-from graph.broker import Broker, PaperBroker
+from graph.broker import Broker
 from graph.command import Command, execute
 from graph.comparison import Books, Comparison
 from graph.desk import OrderDesk
+from graph.paper import PaperBroker
 from graph.recovery import Home
 from graph.resilience import FaultPlan, Guard
 from graph.runner import Market, Runner
