@@ -23,6 +23,7 @@ from checkpoints.trading_state import TradingSwitch
 from graph.comparison import Books, Comparison
 from graph.config import Settings
 from graph.desk import OrderDesk
+from graph.execution_loop import ExecutionLoop
 from graph.feed import Feed
 from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
@@ -33,6 +34,7 @@ from graph.policy_keeper import PolicyKeeper
 from graph.reconciler import Reconciler
 from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
 from graph.resilience import Breaker, FaultPlan, Guard, Retry
+from graph.risk_events import RiskEvents
 from graph.state import BROKER, NODES
 from graph.swarm import is_finding_of, stand_in, swarm
 from graph.telemetry import FailureLog, Recorder, Watcher
@@ -69,6 +71,7 @@ class App:
     recorder: Recorder
     log: FailureLog
     faults: FaultPlan | None
+    risk_events: RiskEvents = field(default_factory=RiskEvents)
     metrics: Metrics = field(default_factory=Metrics)
     guards: dict[str, Guard] = field(default_factory=dict)
     policies: dict[tuple[str, str], PolicyKeeper] = field(default_factory=dict)
@@ -101,7 +104,8 @@ class App:
         saver, timeline = SqlSaver(database, fence=leases.check), Timeline(database)
         log = FailureLog(settings.folder / "failures.log")
         recorder = Recorder(timeline, clock, _each(log, watcher))
-        switch = TradingSwitch(database, HaltFile(settings.folder), partial(_alert, recorder))
+        risk_events = RiskEvents()
+        switch = TradingSwitch(database, HaltFile(settings.folder), partial(_alert, recorder, risk_events))
         return cls(
             settings=settings,
             clock=clock,
@@ -117,6 +121,7 @@ class App:
             recorder=recorder,
             log=log,
             faults=faults,
+            risk_events=risk_events,
         )
 
     def close(self) -> None:
@@ -224,6 +229,7 @@ class App:
         kind = "".join(word.capitalize() for word in what.split("_"))
         self.metrics.counters[kind, policy] += 1
         self.recorder.note("", kind, policy=policy, why=why)
+        self.risk_events(kind, {"policy": policy, "why": why})
         if kind in _POLICY_ALERTS:
             warn(_POLICY_ALERTS[kind].format(policy=policy, why=why))
 
@@ -244,7 +250,23 @@ class App:
         """What keeps the ledger true to the broker; a long process awaits its `run` beside its work."""
         guard = self.guard(BROKER, retry=None)
         inquiry = Inquiry(self.ledger, self.broker, guard, self.clock, self._grace_s)
-        return Reconciler(self.books(), self.kill_switch(), inquiry, partial(_alert, self.recorder))
+        return Reconciler(self.books(), self.kill_switch(), inquiry, self._tell)
+
+    async def execution_loop(self, settings: Settings) -> ExecutionLoop:
+        """The fast lane, with the policy, the limits and the bar period of these settings."""
+        agent = await asyncio.to_thread(self.policy(settings).fast)
+        return ExecutionLoop(
+            agent,
+            self.desk(settings),
+            self.ledger,
+            self.clock,
+            bar_period=settings.bar_period,
+            window=settings.window,
+            tell=self._tell,
+        )
+
+    def _tell(self, kind: str, detail: Mapping[str, Any]) -> None:
+        _alert(self.recorder, self.risk_events, kind, detail)
 
     @property
     def _grace_s(self) -> float:
@@ -253,7 +275,7 @@ class App:
     def kill_switch(self) -> KillSwitch:
         """The kill switch. A broker whose breaker is open may still cancel."""
         guard = self.guard("cancel", breaker=None)
-        return KillSwitch(self.switch, self.ledger, self.broker, guard, self.clock, partial(_alert, self.recorder))
+        return KillSwitch(self.switch, self.ledger, self.broker, guard, self.clock, self._tell)
 
     def _check_names(self, members: Sequence[Member], settings: Settings) -> None:
         known = {*NODES, BROKER, *(member.name for member in members)}
@@ -289,6 +311,7 @@ async def open_app(
         await app.recover()
         yield app
     finally:
+        await app.risk_events.settle()
         await asyncio.to_thread(app.close)
 
 
@@ -311,9 +334,10 @@ _POLICY_ALERTS = {
 }
 
 
-def _alert(recorder: Recorder, kind: str, detail: Mapping[str, Any]) -> None:
-    """To the log; and to whoever is watching, where something did not go as it should."""
+def _alert(recorder: Recorder, risk_events: RiskEvents, kind: str, detail: Mapping[str, Any]) -> None:
+    """To the log and to subscribers; and to whoever is watching, where something did not go as it should."""
     recorder.note("", kind, **detail)
+    risk_events(kind, detail)
     if kind in _ALERTS:
         warn(_ALERTS[kind].format(**detail))
 

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 
+from agents.clock import ReplayClock
 from agents.domain import (
     Check,
     Finding,
@@ -24,6 +25,7 @@ from agents.domain import (
 )
 from checkpoints.events import Entry
 from checkpoints.runs import CheckpointRow, Run, RunStatus
+from graph.app import open_app
 from graph.config import load_settings
 from graph.resilience import Guard
 from graph.result import RunResult
@@ -117,3 +119,23 @@ def make_result():
         return RunResult(**(given | more))
 
     return make
+
+
+@pytest.fixture
+async def floor(settings, tmp_path):
+    """Make floors to trade on, each in a home of its own; see `tests.graph.floor`."""
+    from tests.graph.floor import GENEROUS, START_NS, Floor, Says, agent_of
+
+    opened = []
+
+    async def make(policy=None, *, agent=None, risk=GENEROUS, options=None, **flags):
+        clock = ReplayClock(START_NS)
+        home = tmp_path / f"home-{len(opened)}"
+        manager = open_app(settings(home=home, risk=risk, **flags), clock=clock)
+        opened.append(manager)
+        app = await manager.__aenter__()
+        return Floor(app, clock, agent or agent_of(policy or Says()), **(options or {}))
+
+    yield make
+    for manager in opened:
+        await manager.__aexit__(None, None, None)

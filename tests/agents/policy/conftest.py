@@ -1,6 +1,7 @@
 """Bundles of either format, small and made in milliseconds."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,17 +51,18 @@ def metadata_of(form, content, **changes):
     return made | changes
 
 
+def write_bundle(parent, form="mlp", content=None, name="bundle", **changes):
+    """Write a bundle into a folder of its own; a keyword replaces an entry of its metadata."""
+    folder = parent / name
+    folder.mkdir(exist_ok=True)
+    content = content_of(form) if content is None else content
+    data = metadata_of(form, content, **changes)
+    (folder / METADATA).write_text(json.dumps(data))
+    (folder / ("policy.pt" if form == "torchscript" else "policy.safetensors")).write_bytes(content)
+    return folder
+
+
 @pytest.fixture
 def bundle(tmp_path):
-    """Write a bundle into a folder of its own; a keyword replaces an entry of its metadata."""
-
-    def write(form="mlp", content=None, name="bundle", **changes):
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        content = content_of(form) if content is None else content
-        data = metadata_of(form, content, **changes)
-        (folder / METADATA).write_text(json.dumps(data))
-        (folder / ("policy.pt" if form == "torchscript" else "policy.safetensors")).write_bytes(content)
-        return folder
-
-    return write
+    """Write a bundle in the folder of this test."""
+    return partial(write_bundle, tmp_path)
