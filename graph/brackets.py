@@ -1,0 +1,178 @@
+"""The brackets that are open, watched on every price: what they let go is on disk before it is sent.
+
+    brackets = Brackets(BracketBook(database), ledger)
+    await brackets.load()
+    await brackets.open(bracket)                         # with the approved plan, before its first order
+    for intent in await brackets.on_quote(quote): ...    # hand each to the desk
+    await brackets.heard(order, at_ns)                   # with the desk's answers, and whatever the ledger learns later
+
+No exit is larger than the position that there is: what somebody else has closed, or is closing at the market, is left
+to them. An order that rests is no such exit: who lets a target rest at the broker cancels it when a stop has sprung.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import Protocol, TypeAlias
+
+from agents.bracket import Bracket
+from agents.clock import NANOSECONDS
+from agents.domain import Bar, Order, OrderIntent, OrderType, Portfolio, Quote, Side
+from checkpoints.brackets import BracketBook
+
+__all__ = ["Brackets", "Positions"]
+
+_LAZY_NS = NANOSECONDS
+"""A stop that moves again and again is saved so often: a market that runs would cost a commit with every quote."""
+_Key: TypeAlias = tuple[str, int]
+_Step: TypeAlias = Callable[[Bracket], tuple[Bracket, OrderIntent | None]]
+
+
+class Positions(Protocol):
+    """What of an `OrderLedger` is needed; see there."""
+
+    async def portfolio(self, account: str) -> Portfolio: ...
+
+    async def orders(self, run_id: str) -> tuple[Order, ...]: ...
+
+    async def at_broker(self) -> tuple[Order, ...]: ...
+
+
+class Brackets:
+    """See the module's text. One for a process, and one process for a database; what is asked at once waits in turn."""
+
+    def __init__(self, book: BracketBook, positions: Positions) -> None:
+        self._book = book
+        self._positions = positions
+        self._open: dict[str, dict[_Key, Bracket]] = {}
+        self._saved_ns: dict[_Key, int] = {}  # when a stop was saved that had moved
+        self._unsaved: set[_Key] = set()
+        self._lock = asyncio.Lock()
+
+    async def load(self) -> tuple[Bracket, ...]:
+        """Go on watching what was watched when the last process ended. Raises as `BracketBook.load`.
+
+        What became of its orders meanwhile the ledger knows: it has asked the broker by now.
+        """
+        async with self._lock:
+            for saved in await self._book.load():
+                bracket = saved
+                for order in await self._positions.orders(bracket.run_id):
+                    bracket = bracket.heard(order, order.intent.reference_ns)
+                await self._save([bracket])
+        return self.all()
+
+    async def open(self, bracket: Bracket) -> None:
+        """Watch a bracket from now on; one of the same decision goes on as it is, if anything of it was opened."""
+        async with self._lock:
+            known = self._open.get(bracket.symbol, {}).get((bracket.run_id, bracket.decision))
+            if known is None or not known.parts:
+                await self._save([bracket])
+
+    async def forget(self, run_id: str, decision: int = 0) -> None:
+        """Watch a bracket no more, whatever it covers: its decision is void, or somebody else sees to it."""
+        async with self._lock:
+            await self._book.forget(run_id, decision)
+            self._drop((run_id, decision))
+
+    def all(self) -> tuple[Bracket, ...]:
+        """The brackets that are watched."""
+        return tuple(bracket for found in self._open.values() for bracket in found.values())
+
+    def has_sprung(self, run_id: str, decision: int = 0) -> bool:
+        """Whether all of a decision's position goes, so that nothing more may be ordered for it."""
+        return any(each.sprung for each in self.all() if (each.run_id, each.decision) == (run_id, decision))
+
+    async def heard(self, order: Order, at_ns: int) -> None:
+        """Take what became of an order; `at_ns`: when. Orders of which there is no bracket are nobody's concern."""
+        intent = order.intent
+        async with self._lock:
+            known = self._open.get(intent.symbol, {}).get((intent.run_id, intent.decision))
+            if known is not None and (after := known.heard(order, at_ns)) != known:
+                await self._save([after])
+
+    async def on_quote(self, quote: Quote) -> tuple[OrderIntent, ...]:
+        """The exits to send now. Where nothing is touched, nothing is read or written."""
+        if not self._open.get(quote.symbol):
+            return ()
+        async with self._lock:
+            return await self._step(quote.symbol, quote.time_ns, lambda bracket: bracket.on_quote(quote))
+
+    async def on_bar(self, bar: Bar, begin_ns: int) -> tuple[OrderIntent, ...]:
+        """The exits to send now; `begin_ns`: when the bar began."""
+        async with self._lock:
+            return await self._step(bar.symbol, bar.close_ns, lambda bracket: bracket.on_bar(bar, begin_ns))
+
+    async def _step(self, symbol: str, time_ns: int, step: _Step) -> tuple[OrderIntent, ...]:
+        changed: list[Bracket] = []
+        exits: list[OrderIntent] = []
+        for before in tuple(self._open.get(symbol, {}).values()):
+            after, intent = step(before)
+            if intent is not None and intent != before.exit:
+                after, intent = await self._within_position(before, step, exits)
+            if self._is_due(before, after, time_ns):
+                changed.append(after)
+            else:
+                self._keep(after)
+            if intent is not None:
+                exits.append(intent)
+        if changed:
+            await self._save(changed)
+        return tuple(exits)
+
+    def _is_due(self, before: Bracket, after: Bracket, time_ns: int) -> bool:
+        """Whether a bracket has to be on disk now. A stop that has moved again so soon has a little time."""
+        key = (after.run_id, after.decision)
+        if after.sprung or after.parts != before.parts:
+            return after is not before
+        if after is not before:
+            self._unsaved.add(key)
+        if key not in self._unsaved or time_ns < self._saved_ns.get(key, time_ns - _LAZY_NS) + _LAZY_NS:
+            return False
+        self._saved_ns[key] = time_ns
+        return True
+
+    async def _save(self, brackets: Sequence[Bracket]) -> None:
+        await self._book.save(brackets)
+        for bracket in brackets:
+            self._unsaved.discard((bracket.run_id, bracket.decision))
+            self._keep(bracket)
+
+    async def _within_position(
+        self, bracket: Bracket, step: _Step, exits: Sequence[OrderIntent]
+    ) -> tuple[Bracket, OrderIntent | None]:
+        """The step again, on as much as there is to close; while others are closing it, it has sprung and waits."""
+        held = (await self._positions.portfolio(bracket.account)).position(bracket.symbol).quantity * bracket.side.sign
+        capped = bracket.at_most(max(held, Decimal(0)))
+        after, intent = step(capped)
+        if intent is None or capped.held <= held - await self._going(bracket, exits):
+            return after, intent
+        return replace(after, exit=None, tries=bracket.tries, tried_ns=bracket.tried_ns), None
+
+    async def _going(self, bracket: Bracket, exits: Sequence[OrderIntent]) -> Decimal:
+        """What orders are closing at the market of the position that a bracket covers, none of which is its own."""
+        at_market = [each for each in await self._positions.at_broker() if each.intent.type is OrderType.MARKET]
+        sent = {each.client_order_id: each for each in at_market}
+        asked = [each.exit for each in self.all() if each.exit is not None]
+        going = {each.intent_id: (each, each.quantity) for each in (*asked, *exits)}
+        going |= {name: (order.intent, order.intent.quantity - order.filled) for name, order in sent.items()}
+        return sum((left for intent, left in going.values() if _closes(intent, bracket)), Decimal(0))
+
+    def _keep(self, bracket: Bracket) -> None:
+        found = self._open.setdefault(bracket.symbol, {})
+        if bracket.closed:
+            self._drop((bracket.run_id, bracket.decision))
+        else:
+            found[bracket.run_id, bracket.decision] = bracket
+
+    def _drop(self, key: _Key) -> None:
+        self._unsaved.discard(key)
+        self._saved_ns.pop(key, None)
+        for found in self._open.values():
+            found.pop(key, None)
+
+
+def _closes(intent: OrderIntent, bracket: Bracket) -> bool:
+    side = Side.SELL if bracket.side is Side.BUY else Side.BUY
+    return (intent.account, intent.symbol, intent.side) == (bracket.account, bracket.symbol, side)
