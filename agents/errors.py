@@ -25,6 +25,9 @@
     │   ├── OrderConflict        this decision has already sent a different order
     │   ├── OrderRefused         the broker said no, for good
     │   └── BrokerUnavailable    * no answer, or none that can be trusted: the order's fate is unknown
+    ├── FeedError
+    │   ├── LinkLost             * a connection to a venue broke, or could not be made
+    │   └── FeedDead             a stream of market data failed too often in a row
     ├── RunError
     │   ├── CheckpointNotFound   no run or checkpoint has this id
     │   ├── RunLeased            another process is running this run
@@ -54,12 +57,15 @@ __all__ = [
     "CriticalDegradation",
     "DeadlineExceeded",
     "FallbackExhausted",
+    "FeedDead",
+    "FeedError",
     "FingerprintMismatch",
     "HoldfastError",
     "InjectedFault",
     "InputError",
     "InvalidValue",
     "LeaseLost",
+    "LinkLost",
     "OrderConflict",
     "OrderError",
     "OrderRefused",
@@ -166,6 +172,16 @@ class OrderRefused(OrderError): ...
 
 class BrokerUnavailable(OrderError):
     retryable = True
+
+
+class FeedError(HoldfastError): ...
+
+
+class LinkLost(FeedError):
+    retryable = True
+
+
+class FeedDead(FeedError): ...
 
 
 class RunError(HoldfastError): ...
