@@ -7,6 +7,7 @@ which a real crash can happen, as there is with a real venue.
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -225,27 +226,43 @@ def is_over(connection: Connection, client_order_id: str, now_ns: int) -> bool:
     return row is not None and row.status == OrderStatus.OPEN and row.ends_ns <= now_ns
 
 
-def in_book(connection: Connection, symbol: str, since_ns: int) -> list[Resting]:
+def in_book(
+    connection: Connection, symbol: str, since_ns: int, sent: Mapping[str, OrderIntent] = MappingProxyType({})
+) -> list[Resting]:
     """The orders that prices after `since_ns` may do something to, in the order of arrival.
+
+    `sent`: orders as they were sent, by id, of which that need not be read again: to make one of its row takes longer
+    than all else that a price does to it.
 
     Raises:
         StorageError: the row of one has been changed by somebody else.
     """
     late = (_orders.c.status == OrderStatus.CANCELLED) & (_orders.c.ends_ns > since_ns)
     there = (_orders.c.symbol == symbol) & ((_orders.c.status == OrderStatus.OPEN) | late)
-    rows = connection.execute(select(_orders).where(there).order_by(_orders.c.number)).all()
-    return [_resting(row) for row in rows]
+    rows = connection.execute(select(*_STANDING).where(there).order_by(_orders.c.number))
+    return [
+        Resting(
+            sent.get(name) or _sent(connection, name), number, after, live, ends, Decimal(filled), triggered, rested
+        )
+        for name, number, after, live, ends, filled, triggered, rested in rows.all()
+    ]
 
 
-def _resting(row: Row[Any]) -> Resting:
+_STANDING = tuple(
+    _orders.c[name]
+    for name in ("client_order_id", "number", "after_ns", "live_ns", "ends_ns", "filled", "triggered", "rested")
+)
+
+
+def _sent(connection: Connection, client_order_id: str) -> OrderIntent:
+    row = connection.execute(select(_orders).where(_orders.c.client_order_id == client_order_id)).one()
     intent = _intent(row)
     if intent is None:
         raise StorageError(
             f"order {row.client_order_id} in the paper broker's books is not as it was sent; no price was used for"
             f" {row.symbol}; put a backup of the books in their place"
         )
-    times = (row.after_ns, row.live_ns, row.ends_ns)
-    return Resting(intent, row.number, *times, Decimal(row.filled), row.triggered, row.rested)
+    return intent
 
 
 def marks_of(connection: Connection, symbol: str) -> Marks:

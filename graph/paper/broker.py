@@ -33,13 +33,15 @@ class _Market:
     """One symbol, as far as it was told here.
 
     `floor`: the prices that had been used when this process first looked into the books for it, at `looked_ns` the last
-    time, None before. `recent`: orders that were sent since somebody began to look, and may not have been found.
+    time, None before. `recent`: orders that were sent since somebody began to look, and may not have been found;
+    `known`: those that were found then.
     """
 
     floor: Marks = _NO_MARKS
     newest: Marks = _NO_MARKS
     interest: Interest = _NO_INTEREST
     recent: list[Resting] = field(default_factory=list)
+    known: dict[str, OrderIntent] = field(default_factory=dict)
     looked_ns: int | None = None
 
     def sent(self, order: Resting) -> None:
@@ -48,6 +50,7 @@ class _Market:
 
     def found(self, waiting: list[Resting]) -> None:
         self.interest = Interest.of([*waiting, *self.recent])
+        self.known = {order.intent.intent_id: order.intent for order in waiting}
 
 
 class PaperBroker(Broker):
@@ -183,9 +186,8 @@ class PaperBroker(Broker):
         market, now_ns = self._markets.setdefault(symbol, _Market()), self._clock.now_ns()
         if market.looked_ns is not None and 0 <= now_ns - market.looked_ns < _LOOK_NS:
             return market
-        newest = None if market.looked_ns is None else market.newest
         market.recent.clear()
-        marks, waiting = await self.database.aread(lambda connection: _waiting(connection, symbol, newest))
+        marks, waiting = await self.database.aread(lambda connection: _look_for(connection, symbol, market))
         if market.looked_ns is None:
             market.floor = market.newest = marks
         market.found(waiting)
@@ -196,7 +198,7 @@ class PaperBroker(Broker):
         marks = market.newest
 
         def work(connection: Connection) -> tuple[dict[str, BrokerReport], list[Resting]]:
-            waiting = books.in_book(connection, prices.symbol, prices.time_ns)
+            waiting = books.in_book(connection, prices.symbol, prices.time_ns, market.known)
             met = match(waiting, prices, self._terms)
             told = [each.order.intent.intent_id for each in met if books.keep(connection, each, prices.time_ns)]
             if met or bar:  # where a bar ended the next one begins, also after a restart
@@ -266,9 +268,9 @@ def _found(connection: Connection, client_order_id: str) -> BrokerReport:
     return report
 
 
-def _waiting(connection: Connection, symbol: str, newest: Marks | None) -> tuple[Marks, list[Resting]]:
-    marks = books.marks_of(connection, symbol) if newest is None else newest
-    return marks, books.in_book(connection, symbol, max(marks))
+def _look_for(connection: Connection, symbol: str, market: _Market) -> tuple[Marks, list[Resting]]:
+    marks = books.marks_of(connection, symbol) if market.looked_ns is None else market.newest
+    return marks, books.in_book(connection, symbol, max(marks), market.known)
 
 
 def _check(intent: OrderIntent) -> None:

@@ -238,21 +238,30 @@ class Interest:
     @classmethod
     def of(cls, orders: Sequence[Resting]) -> "Interest":
         """What wakes any of the orders."""
-        found = cls()
+        due_ns: int | None = None
+        below: Decimal | None = None
+        above: Decimal | None = None
         for order in orders:
-            found = found.also(order)
-        return found
+            restless = order.restless
+            due = min(order.ends_ns, order.live_ns) if restless else order.ends_ns
+            due_ns = due if due_ns is None or due < due_ns else due_ns
+            price = order.intent.stop_price if order.waits_for_stop else order.intent.limit_price
+            if restless or price is None:
+                continue
+            if order.waits_for_stop is (order.intent.side is Side.SELL):  # the price has to fall to it
+                below = price if below is None or price > below else below
+            else:
+                above = price if above is None or price < above else above
+        return cls(due_ns, below, above)
 
     def also(self, order: Resting) -> "Interest":
         """This, and what wakes one more order."""
-        due_ns = min(order.ends_ns, order.live_ns if order.restless else order.ends_ns)
-        due_ns = due_ns if self.due_ns is None else min(self.due_ns, due_ns)
-        price = order.intent.stop_price if order.waits_for_stop else order.intent.limit_price
-        if order.restless or price is None:
-            return replace(self, due_ns=due_ns)
-        if order.waits_for_stop is (order.intent.side is Side.SELL):  # the price has to fall to it
-            return replace(self, due_ns=due_ns, below=price if self.below is None else max(self.below, price))
-        return replace(self, due_ns=due_ns, above=price if self.above is None else min(self.above, price))
+        one = Interest.of((order,))
+        return Interest(
+            due_ns=min((each for each in (self.due_ns, one.due_ns) if each is not None), default=None),
+            below=max((each for each in (self.below, one.below) if each is not None), default=None),
+            above=min((each for each in (self.above, one.above) if each is not None), default=None),
+        )
 
     def wakes(self, time_ns: int, low: Decimal, high: Decimal) -> bool:
         """Whether prices between the lowest bid and the highest ask may do anything."""

@@ -13,13 +13,16 @@ import pytest
 
 from agents.bracket import Bracket
 from agents.clock import ReplayClock
-from agents.domain import Bar, OrderIntent, OrderStatus, Side
+from agents.domain import Bar, OrderIntent, OrderStatus, Quote, Side
 from agents.errors import StorageError
+from agents.risk import RiskLimits
 from checkpoints.brackets import BracketBook
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
 from graph.brackets import Brackets
+from graph.desk import OrderDesk
 from graph.paper import PaperBroker, PaperTerms
+from graph.resilience import Guard
 from tests.agents.test_bracket import BEGAN_NS, S_NS, bar, entry, fresh, quote
 from tests.checkpoints.test_ledger import allow, fill
 
@@ -250,12 +253,62 @@ class TestRestart:
         assert await here.brackets.on_quote(quote("96", at_s=1.2)) == ()
         assert await here.saved() == ()
 
+    async def test_one_whose_position_is_gone_just_after_its_stop_moved_is_gone_from_the_disk_at_once(self, here):
+        await here.brackets.open(fresh(target=None, trail="4"))
+        await here.order(entry())
+        await here.brackets.on_quote(quote("101"))
+        await here.order(entry(Side.SELL, "10", run_id="flatten-1"))
+        assert await here.brackets.on_quote(quote("96", at_s=1.1)) == ()
+        assert await here.saved() == ()
+
     async def test_one_that_was_closed_meanwhile_is_gone_from_the_disk_too(self, held):
         (intent,) = await held.brackets.on_quote(quote("94"))
         held.brackets = Brackets(held.book, held.ledger)
         await held.order(intent)
         await held.again()
         assert (held.brackets.all(), await held.saved()) == ((), ())
+
+
+class TestThroughTheDesk:
+    """The exit that a bracket wants is the order that the desk makes of it."""
+
+    @pytest.mark.parametrize("side", list(Side))
+    async def test_from_the_plan_to_flat_on_quotes(self, here, flat, tmp_path, side):
+        view = flat(volume=(100.0,) * 120)
+        start_ns = view.as_of_ns
+        clock, limits = ReplayClock(start_ns), RiskLimits(participation_max=0.1, concentration_share_max=10.0)
+        broker = PaperBroker.open(tmp_path / "broker.db", clock, PaperTerms(), at_once=False, inline=True)
+        desk = OrderDesk(here.ledger, broker, limits, Guard("broker", retry=None, breaker=None), clock=clock)
+        low, high = Decimal(95), Decimal(110)
+        prices = (low, high) if side is Side.BUY else (high, low)
+        await here.brackets.open(Bracket("run-1", "paper", "SIM", side, *prices, since_ns=start_ns))
+
+        async def order(side, quantity, leg, price):
+            at = {"view": view, "quote": price, "now_ns": clock.now_ns()}
+            ticket = await desk.submit(run_id="run-1", account="paper", side=side, quantity=quantity, leg=leg, **at)
+            await here.brackets.heard(ticket.order, clock.now_ns())
+            return ticket.order
+
+        async def on_quote(bid, at_s):
+            found = Quote("SIM", start_ns + round(at_s * S_NS), Decimal(bid), Decimal(bid))
+            clock.advance_to(found.time_ns)
+            for name, report in (await broker.on_quote(found)).items():
+                await here.brackets.heard(await here.ledger.record(name, report), found.time_ns)
+            exits = await here.brackets.on_quote(found)
+            return [(intent, await order(intent.side, intent.quantity, intent.leg, found)) for intent in exits]
+
+        await on_quote("100", 1)
+        entered = await order(side, Decimal(50), "entry", Quote("SIM", clock.now_ns(), Decimal(100), Decimal(100)))
+        assert (entered.intent.quantity, entered.status) == (
+            10,
+            OrderStatus.OPEN,
+        )  # throttled by volume, and on its way
+        assert await on_quote("100", 2) == []
+        ((intent, sent),) = await on_quote("94" if side is Side.BUY else "111", 3)
+        assert (sent.client_order_id, sent.intent.quantity, sent.intent.leg) == (intent.intent_id, 10, "stop")
+        assert await on_quote("90" if side is Side.BUY else "115", 4) == []
+        assert (await here.position(), here.brackets.all(), await here.saved()) == (0, (), ())
+        broker.database.close()
 
 
 def minutes():
