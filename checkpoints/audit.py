@@ -11,12 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, Text, event, insert, select, update
 
 from agents.errors import StorageError
 from checkpoints.database import Database, Prose, metadata
+from checkpoints.trouble import legible
 
 __all__ = ["Audit", "AuditEntry", "Verification", "append", "newest", "rows"]
 
@@ -101,7 +103,7 @@ def append(
     the same entry.
 
     Raises:
-        StorageError: the log has lost its head; nothing was added.
+        StorageError: the log has lost its head, or that is damaged; nothing was added.
     """
     heads = connection.execute(select(_head.c.number, _head.c.hash)).all()
     if len(heads) != 1:
@@ -110,7 +112,7 @@ def append(
             " backup"
         )
     row = {
-        "number": heads[0].number + 1,
+        "number": _number_of(heads[0]) + 1,
         "time_ns": time_ns,
         "kind": kind,
         "who": _clean(who),
@@ -162,6 +164,11 @@ def _entry(row: Row[Any]) -> AuditEntry:
     return AuditEntry(**{**row._asdict(), "detail": detail})
 
 
+@legible("head of the audit log", lambda row: row.number)
+def _number_of(head: Any) -> int:
+    return index(head.number)
+
+
 def _verify(connection: Connection) -> Verification:
     number, last = 0, _BEFORE_THE_FIRST
     for row in _pages(connection):
@@ -198,6 +205,8 @@ def _wrong_with_head(heads: Sequence[Any], number: int) -> tuple[int, str]:
     if len(heads) != 1:
         return number + 1, f"there are {len(heads)} heads, and must be one: where the log ends is not known"
     head = heads[0].number
+    if not isinstance(head, int):
+        return number + 1, f"its head has no number: whether the log ends with entry {number} is not known"
     if head == number:
         return number, f"the hash of entry {number} is not the one that the head has: one of them was changed"
     what = "removed" if head > number else "added"

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from operator import index
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Integer, Table, bindparam, func, insert, select
@@ -17,9 +18,10 @@ from agents.domain import Fill, OrderIntent, OrderStatus, Portfolio, Side
 from agents.errors import OrderError
 from agents.risk import OwnOrder
 from checkpoints.database import metadata
-from checkpoints.orders import LIVE, accounts, fills, orders, status_in
+from checkpoints.orders import LIVE, accounts, fill_of, fills, orders, status_in
 from checkpoints.statement import Statement
 from checkpoints.trading_state import Trading
+from checkpoints.trouble import legible
 
 __all__ = ["DAY_NS", "Account", "Books", "Fold", "Look", "Opening", "account_of", "begin_anew"]
 
@@ -52,7 +54,7 @@ _FILL = tuple(
     for name in ("number", "trade_id", "intent_id", "symbol", "side", "quantity", "price", "fee", "time_ns")
 )
 _mine = fills.c.account == bindparam("account")
-_CASH = Statement(select(accounts.c.opening_cash).where(accounts.c.account == bindparam("account")))
+_CASH = Statement(select(accounts.c.account, accounts.c.opening_cash).where(accounts.c.account == bindparam("account")))
 _FILLS_FROM = Statement(select(*_FILL).where(_mine & (fills.c.number >= bindparam("number"))).order_by(fills.c.number))
 _FILLS_WITHIN = Statement(
     select(*_FILL)
@@ -269,7 +271,7 @@ class Books:
         if cash is None:
             raise OrderError(f"there is no account {account!r}; nothing can be traded in it; open it first")
         rows = _FILLS_FROM.rows(connection, account=account, number=1)
-        fold = Fold.empty(account, Decimal(cash[0]), start).with_fills(rows)
+        fold = Fold.empty(account, _opening_cash(cash), start).with_fills(rows)
         return fold if day_ns is None else _opened(connection, fold, day_ns)
 
     def keep(self, fold: Fold) -> None:
@@ -286,6 +288,11 @@ class Books:
         """Begin with the first fill the next time."""
         with self._lock:
             self._kept.pop(account, None)
+
+
+@legible("account", lambda row: row[0])
+def _opening_cash(row: Any) -> Decimal:
+    return Decimal(row[1])
 
 
 def _goes_on(known: Fold, rows: Sequence[Any]) -> bool:
@@ -362,6 +369,7 @@ def _orders_beside(connection: Connection, intent: OrderIntent, look: Look) -> t
     )
 
 
+@legible("order", lambda row: row[0])
 def _own_order(row: Any, filled: Decimal, *, same_decision: bool) -> OwnOrder:
     """What is filled beyond what was ordered makes no room."""
     _, symbol, side, quantity, price, sent_ns, kind, limit_price, status, *_, asked = row
@@ -400,6 +408,7 @@ def _equity(portfolio: Portfolio, prices: Mapping[str, _Seen]) -> Decimal:
     return portfolio.equity({held.symbol: prices[held.symbol].price for held in portfolio.positions})
 
 
+@legible("fill", lambda row: row[1])
 def _fill(row: Any) -> Fill:
-    _, trade_id, intent_id, symbol, side, quantity, price, fee, time_ns = row
-    return Fill(trade_id, intent_id, symbol, Side(side), Decimal(quantity), Decimal(price), Decimal(fee), time_ns)
+    index(row[0])
+    return fill_of(row[1:])

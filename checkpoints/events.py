@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,9 +59,15 @@ def entries_of(connection: Connection, run_id: str) -> tuple[Entry, ...]:
     """All entries of one run, oldest first, in the transaction of `connection`."""
     query = select(_timeline).where(_timeline.c.run_id == run_id).order_by(_timeline.c.number)
     return tuple(
-        Entry(row.run_id, row.time_ns, row.kind, row.subject, json.loads(row.detail))
-        for row in connection.execute(query)
+        Entry(row.run_id, row.time_ns, row.kind, row.subject, _detail(row.detail)) for row in connection.execute(query)
     )
+
+
+def _detail(text: Any) -> dict[str, Any]:
+    """Nothing hangs on it: what cannot be what was written is shown as it is."""
+    with suppress(RecursionError, TypeError, ValueError):
+        return dict(json.loads(text))
+    return {"unreadable": str(text)}
 
 
 def size_of(connection: Connection, run_id: str) -> int:

@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from operator import index
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -45,6 +46,7 @@ from agents.clock import NANOSECONDS, Clock
 from agents.errors import LeaseLost, RunLeased, StorageError
 from checkpoints.database import Database, Prose, metadata
 from checkpoints.statement import Statement
+from checkpoints.trouble import legible
 
 __all__ = ["GIVEN_BACK", "LEASE_S", "RENEW_S", "Lease", "Leases", "is_dry", "runs"]
 
@@ -166,21 +168,23 @@ class Leases:
 
         Raises:
             RunLeased: somebody else has it, and lives, as far as can be known.
+            StorageError: its row is damaged.
         """
         row = connection.execute(_TERMS.where(runs.c.run_id == run_id).with_for_update()).one()
+        token = _token_of(row)
         if self.is_held(row, self.now_ns(connection)):
             raise RunLeased(
                 f"run {run_id} is being worked on by {row.owner}, whose lease lasts until {_time(row.leased_until_ns)}"
                 " and longer if it is renewed; nothing was started; wait for it, or stop that process, and resume again"
             )
-        lease = Lease(run_id, row.token + 1)
+        lease = Lease(run_id, token + 1)
         values = self.terms(connection) | {"token": lease.token}
         connection.execute(update(runs).where(runs.c.run_id == run_id).values(**values))
         return lease
 
     def is_held(self, row: Row[Any], now_ns: int) -> bool:
-        """Whether somebody who lives, as far as can be known, holds the run of this row."""
-        if row.run_id in self._tokens:
+        """Whether somebody who lives, as far as can be known, holds the run of this row, which may be damaged."""
+        if row.run_id in self._tokens or not isinstance(row.leased_until_ns, int):
             return True
         return bool(row.leased_until_ns > now_ns) and not _is_dead(row.owner, row.owner_lock)
 
@@ -328,8 +332,15 @@ def _token(connection: Connection, run_id: str) -> int | None:
         token: int | None = connection.execute(_TOKEN, {"run_id": run_id}).scalar()
         return token
     # Past SQLAlchemy, at a tenth of its price: this is read with every write.
-    row = connection.connection.cursor().execute(_SQLITE_READ, (run_id,)).fetchone()
-    return None if row is None else int(row[0])
+    row: Any = connection.connection.cursor().execute(_SQLITE_READ, (run_id,)).fetchone()
+    found: int | None = None if row is None else row[0]  # what is no number is nobody's
+    return found
+
+
+@legible("run", lambda row: row.run_id)
+def _token_of(row: Row[Any]) -> int:
+    index(row.leased_until_ns)
+    return index(row.token)
 
 
 def is_dry(connection: Connection, run_id: str) -> bool:

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
@@ -45,6 +45,7 @@ from checkpoints.orders import (
 )
 from checkpoints.statement import Statement
 from checkpoints.trading_state import Trading, digits, read_trading
+from checkpoints.trouble import legible
 
 __all__ = ["Account", "BrokerReport", "Executed", "Look", "OrderLedger"]
 
@@ -384,15 +385,23 @@ def _tried_again(connection: Connection, known: Order, intent: OrderIntent) -> b
 
 def _executed(connection: Connection) -> dict[str, Executed]:
     filled: dict[str, Decimal] = {}
-    for name, side, quantity in connection.execute(select(fills.c.intent_id, fills.c.side, fills.c.quantity)):
-        signed = Decimal(quantity) if side == Side.BUY else -Decimal(quantity)
-        filled[name] = filled[name] + signed if name in filled else signed
+    for row in connection.execute(select(fills.c.intent_id, fills.c.side, fills.c.quantity)):
+        filled[row[0]] = filled.get(row[0], _NONE) + _signed(row)
     columns = ("intent_id", "run_id", "account", "symbol", "status")
     rows = connection.execute(select(*(orders.c[each] for each in columns)))
-    return {
-        name: Executed(run_id, account, symbol, OrderStatus(status), filled.get(name, _NONE))
-        for name, run_id, account, symbol, status in rows
-    }
+    return {row[0]: _as_executed(row, filled.get(row[0], _NONE)) for row in rows}
+
+
+@legible("fill", lambda row: row[0])
+def _signed(row: Any) -> Decimal:
+    _, side, quantity = row
+    return Decimal(quantity) * Side(side).sign
+
+
+@legible("order", lambda row: row[0])
+def _as_executed(row: Any, filled: Decimal) -> Executed:
+    _, run_id, account, symbol, status = row
+    return Executed(run_id, account, symbol, OrderStatus(status), filled)
 
 
 _NONE = Decimal(0)

@@ -9,10 +9,13 @@ Version 1 was released without a version in it: a database that has some of the 
 """
 
 from collections.abc import Callable, Sequence
+from operator import index
+from typing import Any
 
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, insert, inspect, select, update
 
 from agents.errors import StorageError
+from checkpoints.trouble import legible
 
 __all__ = ["HISTORY", "Migration", "migrate", "steps"]
 
@@ -57,10 +60,15 @@ def _version(connection: Connection, tables: MetaData) -> int | None:
     """The version of the tables that are there; None where there are none."""
     there = inspect(connection)
     if there.has_table(_versions.name):
-        version = connection.execute(select(_versions.c.version)).scalar()
-        if version is not None:
-            return int(version)
+        row = connection.execute(select(_versions.c.version)).first()
+        if row is not None:
+            return _number_in(row)
     return 1 if any(there.has_table(table) for table in tables.tables) else None
+
+
+@legible("version of the tables", lambda row: row.version)
+def _number_in(row: Any) -> int:
+    return index(row.version)
 
 
 def _set_version(connection: Connection, version: int) -> None:

@@ -29,6 +29,7 @@ from agents.domain import Check, Fill, Order, OrderIntent, OrderStatus, OrderTyp
 from agents.errors import OrderError
 from checkpoints.database import Prose, mended, metadata
 from checkpoints.statement import Statement
+from checkpoints.trouble import legible
 
 __all__ = [
     "LIVE",
@@ -38,6 +39,7 @@ __all__ = [
     "add_fill",
     "change",
     "checks_as_json",
+    "fill_of",
     "fills",
     "fills_of",
     "found",
@@ -214,12 +216,14 @@ def orders_that_are(
 
 def fills_of(connection: Connection, intent_id: str) -> tuple[Fill, ...]:
     """The fills of one order, oldest first."""
-    return tuple(
-        Fill(trade_id, name, symbol, Side(side), Decimal(quantity), Decimal(price), Decimal(fee), time_ns)
-        for trade_id, name, symbol, side, quantity, price, fee, time_ns in _FILLS_OF.rows(
-            connection, intent_id=intent_id
-        )
-    )
+    return tuple(map(fill_of, _FILLS_OF.rows(connection, intent_id=intent_id)))
+
+
+@legible("fill", lambda row: row[0])
+def fill_of(row: Sequence[Any]) -> Fill:
+    """A fill. The row: trade id, order id, symbol, side, quantity, price, fee and time."""
+    trade_id, name, symbol, side, quantity, price, fee, time_ns = row
+    return Fill(trade_id, name, symbol, Side(side), Decimal(quantity), Decimal(price), Decimal(fee), time_ns)
 
 
 def live_runs(connection: Connection) -> frozenset[str]:
@@ -230,7 +234,11 @@ def live_runs(connection: Connection) -> frozenset[str]:
 
 def order_of(connection: Connection, row: OrderRow) -> Order:
     """The order with what was filled of it."""
-    made = fills_of(connection, row.intent_id)
+    return _order(row, fills_of(connection, row.intent_id))
+
+
+@legible("order", lambda row: row.intent_id)
+def _order(row: OrderRow, made: Sequence[Fill]) -> Order:
     filled = sum((fill.quantity for fill in made), Decimal(0))
     paid = sum((fill.quantity * fill.price for fill in made), Decimal(0))
     return Order(
@@ -245,6 +253,7 @@ def order_of(connection: Connection, row: OrderRow) -> Order:
     )
 
 
+@legible("order", lambda row: row.intent_id)
 def intent_of(row: OrderRow) -> OrderIntent:
     """The order as it was wanted."""
     return OrderIntent(

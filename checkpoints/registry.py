@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import index
 from typing import Any
 
 from sqlalchemy import Connection, Row, false, func, select
 
 from agents.clock import format_ns
-from agents.errors import CheckpointNotFound, InputError
+from agents.errors import CheckpointNotFound, InputError, StorageError
 from checkpoints.leases import runs
 from checkpoints.store import checkpoints as _saved
+from checkpoints.trouble import legible
 
 __all__ = [
     "Run",
@@ -20,6 +22,7 @@ __all__ = [
     "check_id",
     "copied_to",
     "id_stem",
+    "listed",
     "next_count",
     "next_number",
     "refuse_imported",
@@ -36,7 +39,8 @@ class RunStatus(StrEnum):
     """INTERRUPTED is never stored: it is a RUNNING run that nobody holds who lives, as far as can be known.
 
     IMPORTED runs are somebody else's, to be looked at and forked. Of a PRUNED one only the row is left, so that its id
-    is not given to another run, whose orders would be taken for its own.
+    is not given to another run, whose orders would be taken for its own. DAMAGED is never stored either: it is a run
+    whose row cannot be what was written.
     """
 
     RUNNING = "running"
@@ -46,6 +50,7 @@ class RunStatus(StrEnum):
     FINISHED = "finished"
     IMPORTED = "imported"
     PRUNED = "pruned"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +79,49 @@ class Run:
     leased_until_ns: int = 0
 
 
+@legible("run", lambda row: row.run_id)
 def run_of(row: Row[Any], *, held: bool) -> Run:
-    """The run of a row. Whether somebody holds it says whether it is running or was interrupted."""
+    """The run of a row. Whether somebody holds it says whether it is running or was interrupted.
+
+    Raises:
+        StorageError: it cannot be what was written.
+    """
     status = RunStatus(row.status)
+    if strange := [text for text in (row.workflow, row.symbol, row.account, row.error) if not isinstance(text, str)]:
+        raise TypeError(f"{strange[0]!r:.80} is no text")
     return Run(
         run_id=row.run_id,
         workflow=row.workflow,
         symbol=row.symbol,
-        as_of_ns=row.as_of_ns,
+        as_of_ns=index(row.as_of_ns),
         account=row.account,
         status=RunStatus.INTERRUPTED if status is RunStatus.RUNNING and not held else status,
-        fingerprint=json.loads(row.fingerprint),
-        parameters=json.loads(row.parameters),
+        fingerprint=_object(row.fingerprint),
+        parameters=_object(row.parameters),
         error=row.error,
-        created_ns=row.created_ns,
-        updated_ns=row.updated_ns,
+        created_ns=index(row.created_ns),
+        updated_ns=index(row.updated_ns),
         forked_from=row.forked_from,
         forked_at=row.forked_at,
         dry=row.dry,
         owner=row.owner if held else "",
-        leased_until_ns=row.leased_until_ns if held else 0,
+        leased_until_ns=index(row.leased_until_ns) if held else 0,
     )
+
+
+def listed(row: Row[Any], *, held: bool) -> Run:
+    """As `run_of`, for a list, in which one that is damaged must not hide the others; its `error` says what it is."""
+    try:
+        return run_of(row, held=held)
+    except StorageError as error:
+        return Run(str(row.run_id), "", "", 0, "", RunStatus.DAMAGED, {}, {}, str(error), 0, 0)
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise TypeError(f"{text:.80} is no object")
+    return found
 
 
 def check_id(identifier: str) -> None:
@@ -165,8 +192,13 @@ def copied_to(connection: Connection, run_id: str) -> set[str]:
 
 def next_number(connection: Connection) -> int:
     """The number of the run that is registered next: the registry's order."""
-    newest = connection.execute(select(runs.c.number).order_by(runs.c.number.desc()).limit(1)).scalar()
-    return int(newest or 0) + 1
+    newest = connection.execute(select(runs.c.run_id, runs.c.number).order_by(runs.c.number.desc()).limit(1)).first()
+    return 1 if newest is None else _number_of(newest) + 1
+
+
+@legible("run", lambda row: row.run_id)
+def _number_of(row: Any) -> int:
+    return index(row.number)
 
 
 def next_count(connection: Connection, stem: str) -> int:

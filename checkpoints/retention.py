@@ -97,7 +97,7 @@ class Retention:
         """The rows to prune, forks before what they came from, and why others of that age stay."""
         rows = connection.execute(select(runs).where(runs.c.status != RunStatus.PRUNED).order_by(runs.c.number.desc()))
         by_id = {row.run_id: row for row in rows}
-        reasons = self._reasons(connection, [row for row in by_id.values() if row.updated_ns <= until_ns])
+        reasons = self._reasons(connection, [row for row in by_id.values() if _is_old(row, until_ns)])
         doomed = {run_id for run_id, reason in reasons.items() if not reason}
         for row in by_id.values():
             origin = None if row.run_id in doomed else row.forked_from
@@ -176,6 +176,11 @@ class Retention:
         with suppress(StorageError):  # then the room is used by later runs
             await asyncio.to_thread(self._database.compact)
         return size - (await asyncio.to_thread(self._database.room))[0]
+
+
+def _is_old(row: Row[Any], until_ns: int) -> bool:
+    """Of a damaged row nobody can tell."""
+    return isinstance(row.updated_ns, int) and row.updated_ns <= until_ns
 
 
 def _size(connection: Connection, row: Row[Any]) -> int:

@@ -25,6 +25,7 @@ from checkpoints.registry import (
     check_id,
     copied_to,
     id_stem,
+    listed,
     next_count,
     next_number,
     refuse_imported,
@@ -240,10 +241,11 @@ class CheckpointManager:
 
     def seen(self, connection: Connection, run_id: str) -> Run:
         """One run, in the transaction of `connection`; raises CheckpointNotFound."""
-        return self._seen(connection, [row_of(connection, run_id)])[0]
+        row = row_of(connection, run_id)
+        return run_of(row, held=self._leases.is_held(row, self._leases.now_ns(connection)))
 
     async def runs(self) -> tuple[Run, ...]:
-        """All runs, oldest first, but those that were pruned."""
+        """All runs, oldest first, but those that were pruned; one whose row is damaged has that status."""
         query = select(runs).where(runs.c.status != RunStatus.PRUNED).order_by(runs.c.number)
         return await self._database.aread(lambda connection: self._seen(connection, connection.execute(query).all()))
 
@@ -292,7 +294,7 @@ class CheckpointManager:
 
     def _seen(self, connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Run, ...]:
         now_ns = self._leases.now_ns(connection)
-        return tuple(run_of(row, held=self._leases.is_held(row, now_ns)) for row in rows)
+        return tuple(listed(row, held=self._leases.is_held(row, now_ns)) for row in rows)
 
     def _folder(self, run_id: str) -> Path:
         folder = self._home / "runs" / run_id

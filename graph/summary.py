@@ -137,13 +137,17 @@ def print_runs(runs: Sequence[Run], trading: Trading) -> None:
         return
     table = _table("Runs", "run", "status", "symbol", "started", "error")
     for depth, run in _tree(runs):
-        started = datetime.fromtimestamp(run.created_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
+        started = _to_the_second(run.created_ns) if run.status is not RunStatus.DAMAGED else ""
         indent = "  " * (depth - 1) + "\N{BOX DRAWINGS LIGHT UP AND RIGHT} " * (depth > 0)
         status = f"{run.status}, dry" if run.dry and run.status is not RunStatus.IMPORTED else run.status
         _add(table, run.run_id, status, run.symbol, started, run.error, indent=indent)
     _show(console, table)
     if any(run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED} for run in runs):
         console.print("Go on with one by: python -m graph.run --resume RUN_ID", highlight=False)
+
+
+def _to_the_second(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
 
 
 def print_limits(limits: Sequence[Limit], sources: Mapping[str, str]) -> None:

@@ -94,6 +94,15 @@ def test_the_registry(capsys, hostile):
     assert printed(capsys, summary.print_runs, [], active).startswith("Trading   ACTIVE\nno runs yet")
 
 
+def test_a_run_whose_row_is_damaged_is_listed_with_what_is_wrong(capsys):
+    damaged = run(run_id="r-1", status=RunStatus.DAMAGED, error="a stored run is damaged ('r-1')", created_ns=0)
+    text = printed(capsys, summary.print_runs, [damaged, run(run_id="r-2")], ACTIVE)
+    assert "r-2" in text
+    assert "damaged" in text
+    line = next(line for line in text.splitlines() if "r-1" in line)
+    assert "1970" not in line
+
+
 def test_a_run_tells_the_trading_state_where_it_is_not_active(capsys, make_result, hostile):
     halted = Trading(TradingState.HALTED, "operator", "anna", hostile, 0)
     text = printed(capsys, summary.print_result, make_result(trading=halted))
