@@ -121,15 +121,21 @@ class Leases:
         self._lease_s = lease_s
         self._renew_s = renew_s
         self._tokens: dict[str, int] = {}  # run id -> token, of the runs that are held
+        self._owed: set[str] = set()  # runs whose rows may still say that this owner holds them
         self._lock: tuple[int, Path] | None = None  # the locked file's descriptor and path
         _OWNERS.add(self)
 
     def close(self) -> None:
-        """Let go of the lock file, and remove it. To be called when nothing is held any more."""
+        """Let go of the lock file, and remove it. To be called when nothing is held any more.
+
+        Where a lease could not be given back it stays, unlocked: nobody waits for an owner that is known to be gone.
+        """
         lock, self._lock = self._lock, None
         if lock is not None:
-            lock[1].unlink(missing_ok=True)
+            if not self._owed:
+                lock[1].unlink(missing_ok=True)
             os.close(lock[0])
+        self._owed.clear()
 
     # The fence.
 
@@ -204,7 +210,7 @@ class Leases:
 
         The lease is renewed until the body ends, and then given back, if `end` has not done so before. When it is lost
         meanwhile, the body is cancelled. A caller that is cancelled while it claims may leave a lease that nobody
-        holds, which runs out.
+        holds, which runs out, or ends with this owner.
 
         Raises:
             LeaseLost: another owner has taken the run, or the lease could not be renewed before it ran out.
@@ -212,8 +218,13 @@ class Leases:
         """
         if self._lock is None:
             self._lock = self._locked()
-        lease, taken = await self._database.awrite(take)
+        try:
+            lease, taken = await self._database.awrite(take)
+        except asyncio.CancelledError:
+            self._owed.add("")
+            raise
         self._tokens[lease.run_id] = lease.token
+        self._owed.add(lease.run_id)
         try:
             async with asyncio.TaskGroup() as group:
                 renewal = group.create_task(self._renew(lease), name=f"lease of {lease.run_id}")
@@ -226,14 +237,19 @@ class Leases:
         finally:
             if self._holds(lease):
                 self.end(lease)
-                with suppress(StorageError, TimeoutError):  # then it runs out
+                with suppress(StorageError, TimeoutError):  # then it runs out, or ends with this owner
                     async with asyncio.timeout(self._renew_s):
                         await self._database.awrite(lambda connection: self.update(connection, lease, GIVEN_BACK))
+                        self.returned(lease)
 
     def end(self, lease: Lease) -> None:
         """Hold the run no longer: nothing is renewed or let through from now on."""
         if self._holds(lease):
             del self._tokens[lease.run_id]
+
+    def returned(self, lease: Lease) -> None:
+        """The lease was given back, in a transaction that is committed."""
+        self._owed.discard(lease.run_id)
 
     def update(self, connection: Connection, lease: Lease, values: Mapping[str, Any]) -> bool:
         """Change the run's row, if it is still held by this lease, and was not given back; False if nothing was."""
@@ -311,6 +327,7 @@ class Leases:
     def forget(self) -> None:
         """In a forked child: these are the parent's. The child shares its lock, and would keep it after its death."""
         self._tokens.clear()
+        self._owed.clear()
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock[0])

@@ -228,7 +228,10 @@ class CheckpointManager:
 
         if ends:
             self._leases.end(lease)
-        return await self._database.awrite(work)
+        run = await self._database.awrite(work)
+        if ends:
+            self._leases.returned(lease)
+        return run
 
     async def held_runs(self) -> frozenset[str]:
         """The ids of the runs that somebody holds who lives, as far as can be known; this process included."""

@@ -4,10 +4,11 @@ import asyncio
 import os
 import platform
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from sqlalchemy import delete, insert, select, update
 from agents.clock import ReplayClock, SystemClock
 from agents.errors import LeaseLost, RunLeased, StorageError
 from checkpoints.database import Database
-from checkpoints.leases import LEASE_S, RENEW_S, Lease, Leases, runs
+from checkpoints.leases import GIVEN_BACK, LEASE_S, RENEW_S, Lease, Leases, runs
 from graph.resilience.virtual import VirtualClock
 from tests.postgres import Server, missing
 
@@ -656,6 +657,19 @@ def _failing(database, error):
         del database.awrite
 
 
+class Blocked:
+    """While it lasts this database's file is locked against everybody else."""
+
+    def __init__(self, database):
+        self._connection = sqlite3.connect(database._name, isolation_level=None)
+
+    def __enter__(self):
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, *_):
+        self._connection.close()
+
+
 def _owners(folder):
     return set((folder / "owners").iterdir())
 
@@ -674,6 +688,49 @@ class TestLockFiles:
         assert _owners(tmp_path) == set()
         async with first.hold():
             assert len(_owners(tmp_path)) == 1
+
+    async def test_one_who_could_not_give_back_is_known_to_be_gone_when_it_is(self, two):
+        """As with a full disk: the row says that the run is held, for as long as the lease would last."""
+        first, second = two
+        with ExitStack() as trouble:
+            async with first.hold():
+                trouble.enter_context(_failing(first.database, StorageError("full")))
+        with pytest.raises(RunLeased):  # it is there still, and may yet
+            await _claimed(second)
+        first.leases.close()
+        async with second.hold() as (lease, _):
+            assert lease.token == 2
+
+    async def test_one_who_is_cancelled_while_it_claims_is_known_to_be_gone_too(self, make):
+        first, second = make(inline=False), make()
+        first.register("run")
+        started = asyncio.Event()
+
+        async def claim():
+            started.set()
+            async with first.hold():
+                pytest.fail("it was cancelled before")
+
+        with Blocked(second.database):
+            task = asyncio.create_task(claim())
+            await started.wait()
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        first.database.close()  # what waited is committed
+        assert second.row().leased_until_ns > NOW_NS
+        first.leases.close()
+        async with second.hold() as (lease, _):
+            assert lease.token == 2
+
+    async def test_what_was_given_back_by_others_words_leaves_no_file(self, two, tmp_path):
+        first, _ = two
+        async with first.hold() as (lease, _):
+            first.leases.end(lease)
+            first.database.write(lambda connection: first.leases.update(connection, lease, GIVEN_BACK))
+            first.leases.returned(lease)
+        first.leases.close()
+        assert _owners(tmp_path) == set()
 
     async def test_who_only_looks_makes_none(self, two, tmp_path):
         assert await two[0].leases.held_runs() == frozenset()

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+from contextlib import nullcontext
 from typing import TypedDict
+from unittest.mock import AsyncMock
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -136,6 +138,20 @@ class TestIds:
 
 
 class TestStatus:
+    @pytest.mark.parametrize("error", [None, StorageError("full")])
+    async def test_of_one_that_could_not_be_marked_nobody_waits_for_who_is_gone(self, homes, monkeypatch, error):
+        first, second = homes
+        async with first.beginning() as hold:
+            with monkeypatch.context() as patch:
+                if error:
+                    patch.setattr(first.database, "awrite", AsyncMock(side_effect=error))
+                with pytest.raises(StorageError) if error else nullcontext():
+                    await first.manager.mark(hold, RunStatus.FAILED)
+        first.leases.close()
+        assert len(list((first.folder / "owners").iterdir())) == (1 if error else 0)
+        async with second.manager.claim(hold.run.run_id) as again:
+            assert again.lease.token == 2
+
     @pytest.mark.parametrize("status", [RunStatus.STOPPED, RunStatus.FAILED, RunStatus.FINISHED])
     async def test_marked(self, home, status):
         run = await home.begin()
