@@ -5,36 +5,37 @@ granted, and told in `Bars.notes`, are that times without a zone are UTC, and th
 [low, high] by no more than floating-point noise belongs to the range.
 """
 
-import csv
-import stat
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.errors import BadBars
+from agents.price_file import (
+    TIMES,
+    UNNAMED,
+    Records,
+    bad,
+    check_regular,
+    csv_table,
+    read_number,
+    read_time,
+    refuse_os,
+    short,
+)
 
 __all__ = ["Bars", "read_bars"]
 
 _PRICES = ("open", "high", "low", "close")
-_TIMES = ("date", "time", "datetime", "timestamp")
-_UNNAMED = frozenset({"", "index", "unnamed: 0", "__index_level_0__"})
 _BARS_MAX = 5_000_000
-_LINE_CHARS_MAX = 65_536
 _NOISE = 1e-9  # relative: far above the rounding of a double, far below the price step of any market
 _STEP_ROWS = 512
 _STEP_DECIMALS_MAX = 8
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_WITHOUT_ZONE = _EPOCH.replace(tzinfo=None)
-_EPOCH_END_NS = 4_102_444_800 * 10**9  # 2100-01-01
-_EPOCH_UNIT_NS = {9: 10**9, 10: 10**9, 12: 10**6, 13: 10**6, 15: 10**3, 16: 10**3, 18: 1, 19: 1}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +77,7 @@ def read_bars(path: Path, minimum: int = 100) -> Bars:
     Raises:
         BadBars: the file is no history of at least `minimum` bars; one line with file, line or row, values, remedy.
     """
-    _check_regular(path)
+    check_regular(path)
     table = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     return _checked(path, table, minimum)
 
@@ -99,54 +100,14 @@ class _Table(NamedTuple):
     place_word: str
 
 
-_Records = Iterator[tuple[int, Sequence[str]]]
-
-# What is said
-
-
-def _shown(path: Path) -> str:
-    name = str(path)
-    return name if name.isprintable() else repr(name)
-
-
-def _short(cell: object, limit: int = 40) -> str:
-    text = cell if isinstance(cell, str) else str(cell)
-    return repr(text if len(text) <= limit else text[:limit] + "...")
-
-
-def _bad(path: Path, fact: str, remedy: str, place: str = "") -> BadBars:
-    where = f"{_shown(path)}, {place}" if place else _shown(path)
-    return BadBars(f"{where}: {fact}; the file was not used; {remedy}")
-
-
 def _bad_cell(path: Path, place: str, name: str, cell: object) -> BadBars:
     if not str(cell).strip():
-        return _bad(path, f"{name} is empty", "fill it in or remove the bar", place)
+        return bad(path, f"{name} is empty", "fill it in or remove the bar", place)
     if name in (*_PRICES, "volume"):
         remedy = "write it with a decimal point and no thousands separator"
-        return _bad(path, f"{name} {_short(cell)} is not a number", remedy, place)
-    fact = f"{name} {_short(cell)} is not a time between 1850 and 2100"
-    return _bad(path, fact, "write times as 2004-08-19, 2004-08-19T14:30:00+00:00 or epoch numbers", place)
-
-
-def _check_regular(path: Path) -> None:
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise _bad(path, "there is no such file", "check the path") from None
-    except (OSError, ValueError) as error:
-        _refuse_os(path, error)
-    if stat.S_ISDIR(mode):
-        raise _bad(path, "this is a folder, not a file", "name one file in it")
-    if not stat.S_ISREG(mode):
-        raise _bad(path, "this is not a regular file, and a resumed run could not read it again", "save it to a file")
-
-
-def _refuse_os(path: Path, error: Exception) -> NoReturn:
-    if isinstance(error, PermissionError):
-        raise _bad(path, "it may not be read (permission denied)", "give this user the right to read it") from None
-    reason = getattr(error, "strerror", None) or _short(str(error), 120)
-    raise _bad(path, f"it cannot be read ({reason})", "check the path and the disk") from None
+        return bad(path, f"{name} {short(cell)} is not a number", remedy, place)
+    fact = f"{name} {short(cell)} is not a time between 1850 and 2100"
+    return bad(path, fact, "write times as 2004-08-19, 2004-08-19T14:30:00+00:00 or epoch numbers", place)
 
 
 # Header and cells
@@ -155,15 +116,13 @@ def _refuse_os(path: Path, error: Exception) -> NoReturn:
 def _locate(path: Path, names: Sequence[str]) -> _Columns:
     """Find the needed columns; several candidates for one are refused, because taking the first would be a guess."""
     known = [name.strip().casefold() for name in names]
-    wanted = (*_PRICES, *_TIMES, "volume")
+    wanted = (*_PRICES, *TIMES, "volume")
     for name in wanted:
         if known.count(name) > 1:
-            raise _bad(path, f"{known.count(name)} columns are called {name!r}", "keep one of them")
-    times = [name for name in _TIMES if name in known]
+            raise bad(path, f"{known.count(name)} columns are called {name!r}", "keep one of them")
+    times = [name for name in TIMES if name in known]
     if len(times) > 1:
-        raise _bad(
-            path, f"several columns hold a time: {', '.join(times)}", "keep the one with the whole date and time"
-        )
+        raise bad(path, f"several columns hold a time: {', '.join(times)}", "keep the one with the whole date and time")
     _check_missing(path, names, known, bool(times))
     at = known.index(times[0]) if times else 0
     values = {name: known.index(name) for name in (*_PRICES, "volume") if name in known}
@@ -173,42 +132,12 @@ def _locate(path: Path, names: Sequence[str]) -> _Columns:
 def _check_missing(path: Path, names: Sequence[str], known: Sequence[str], has_time: bool) -> None:
     missing = [name for name in _PRICES if name not in known]
     if len(missing) == 4 and all(any(name.startswith(side) for name in known) for side in ("bid", "ask")):
-        raise _bad(path, "these are quotes (bid and ask), not bars", "aggregate them into bars first")
-    if not has_time and not (known and known[0] in _UNNAMED):
-        missing.insert(0, f"date (or {', '.join(_TIMES[1:])})")
+        raise bad(path, "these are quotes (bid and ask), not bars", "aggregate them into bars first")
+    if not has_time and not (known and known[0] in UNNAMED):
+        missing.insert(0, f"date (or {', '.join(TIMES[1:])})")
     if missing:
-        found = ", ".join(_short(name, 24) for name in names[:12]) + (", ..." if len(names) > 12 else "") or "none"
-        raise _bad(path, f"no column {', '.join(missing)}; found {found}", "the first line must name the columns")
-
-
-def _number(cell: str) -> float:
-    if "_" in cell:
-        raise ValueError(cell)  # float() would take 1_000 for a number, and no price file means that
-    return float(cell)
-
-
-def _time_ns(cell: str) -> tuple[int, bool]:
-    """Nanoseconds UTC, and whether the cell itself said so (an epoch number does)."""
-    text = cell.strip()
-    digits = text.removesuffix(".0")
-    if digits.isdecimal() and digits.isascii() and len(digits) != 8:
-        return _epoch_ns(digits), True
-    when = datetime.fromisoformat(text)
-    if not 1850 <= when.year < 2100:
-        raise ValueError(text)
-    zoned = when.tzinfo is not None
-    age = when - (_EPOCH if zoned else _EPOCH_WITHOUT_ZONE)
-    return (age.days * 86_400 + age.seconds) * 10**9 + age.microseconds * 1_000, zoned
-
-
-def _epoch_ns(digits: str) -> int:
-    # Twelve digits from 19 or 20 are as likely 2004-08-19 12:30 as milliseconds of 1976: no guess is made.
-    if len(digits) not in _EPOCH_UNIT_NS or (len(digits) == 12 and digits[:2] in {"19", "20"}):
-        raise ValueError(digits)
-    time_ns = int(digits) * _EPOCH_UNIT_NS[len(digits)]
-    if time_ns >= _EPOCH_END_NS:
-        raise ValueError(digits)
-    return time_ns
+        found = ", ".join(short(name, 24) for name in names[:12]) + (", ..." if len(names) > 12 else "") or "none"
+        raise bad(path, f"no column {', '.join(missing)}; found {found}", "the first line must name the columns")
 
 
 # CSV
@@ -219,53 +148,15 @@ def _read_csv(path: Path) -> _Table:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             return _parse_csv(path, file)
     except OSError as error:
-        _refuse_os(path, error)
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """The file's lines, each of bounded length and real text, so that a binary file is refused at its first line."""
-    for number, line in enumerate(iter(lambda: file.readline(_LINE_CHARS_MAX), ""), start=1):
-        if not line.isascii() or "\0" in line or len(line) == _LINE_CHARS_MAX:
-            _check_line(path, line, f"line {number}")
-        yield line
-
-
-def _check_line(path: Path, line: str, place: str) -> None:
-    remedy = "save it as CSV in UTF-8, or as .parquet"
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:  # a byte that was no UTF-8 stands in the line as a lone surrogate
-        byte = ord(line[error.start]) - 0xDC00
-        raise _bad(path, f"the byte 0x{byte:02x} is not UTF-8", remedy, place) from None
-    if "\0" in line:
-        raise _bad(path, "there is a NUL byte, so this is no text file", remedy, place)
-    if len(line) == _LINE_CHARS_MAX and line[-1] not in "\r\n":
-        raise _bad(path, f"it is longer than {_LINE_CHARS_MAX} characters", "give each bar a line of its own", place)
+        refuse_os(path, error)
 
 
 def _parse_csv(path: Path, file: TextIO) -> _Table:
-    lines = _lines(path, file)
-    header = next(lines, "")
-    if not header:
-        raise _bad(path, "it is empty", "it needs a line of column names and one line a bar")
-    records = _csv_records(path, chain([header], lines), max(",;\t", key=header.count))
-    names = next(records)[1]
+    names, records = csv_table(path, file)
     return _parse_rows(path, records, _locate(path, names), len(names), "line")
 
 
-def _csv_records(path: Path, lines: Iterator[str], delimiter: str) -> _Records:
-    """The rows, each with the number of the line that it begins on (a quoted cell may go over several)."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in reader:
-            yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise _bad(path, f"it is not CSV ({error})", "look for a quote that is not closed", f"line {line}") from None
-
-
-def _parse_rows(path: Path, records: _Records, columns: _Columns, width: int, word: str) -> _Table:
+def _parse_rows(path: Path, records: Records, columns: _Columns, width: int, word: str) -> _Table:
     """All rows below the header into flat arrays; a blank line is passed over."""
     times, places = array("q"), array("q")
     values = {name: array("d") for name in columns.cells}
@@ -276,10 +167,10 @@ def _parse_rows(path: Path, records: _Records, columns: _Columns, width: int, wo
             _check_blank(path, f"{word} {place}", row, width)
             continue
         try:
-            time_ns, has_zone = _time_ns(row[columns.time])
+            time_ns, has_zone = read_time(row[columns.time])
             times.append(time_ns)
             for column, at in targets:
-                column.append(_number(row[at]))
+                column.append(read_number(row[at]))
         except ValueError:
             raise _first_bad_cell(path, f"{word} {place}", row, columns) from None
         if has_zone != zoned:
@@ -294,11 +185,11 @@ def _parse_rows(path: Path, records: _Records, columns: _Columns, width: int, wo
 def _check_blank(path: Path, place: str, row: Sequence[str], width: int) -> None:
     if any(cell.strip() for cell in row):
         fact = f"{len(row)} fields, and the first line names {width}"
-        raise _bad(path, fact, "correct or remove the line", place)
+        raise bad(path, fact, "correct or remove the line", place)
 
 
 def _too_many(path: Path) -> BadBars:
-    return _bad(path, f"it holds more than {_BARS_MAX:,} bars", "give a shorter span or longer bars")
+    return bad(path, f"it holds more than {_BARS_MAX:,} bars", "give a shorter span or longer bars")
 
 
 def _zone_of_first(path: Path, word: str, place: int, places: Sequence[int], zoned: bool) -> bool:
@@ -306,17 +197,17 @@ def _zone_of_first(path: Path, word: str, place: int, places: Sequence[int], zon
     if not places:
         return zoned
     fact = f"the time carries {'a' if zoned else 'no'} zone, and that of {word} {places[0]} does{' not' * zoned}"
-    raise _bad(path, fact, "write all times with a zone, or none", f"{word} {place}")
+    raise bad(path, fact, "write all times with a zone, or none", f"{word} {place}")
 
 
 def _first_bad_cell(path: Path, place: str, row: Sequence[str], columns: _Columns) -> BadBars:
     try:
-        _time_ns(row[columns.time])
+        read_time(row[columns.time])
     except ValueError:
         return _bad_cell(path, place, columns.time_name, row[columns.time])
     for name, at in columns.cells.items():
         try:
-            _number(row[at])
+            read_number(row[at])
         except ValueError:
             return _bad_cell(path, place, name, row[at])
     raise AssertionError("a row failed to parse, and each of its cells parses")
@@ -349,15 +240,15 @@ def _parquet_fields(path: Path) -> list[tuple[str, NDArray[Any]]]:
         import pandas as pd  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError:
-        raise _bad(path, "reading Parquet needs pyarrow", "run: pip install 'holdfast[parquet]'") from None
+        raise bad(path, "reading Parquet needs pyarrow", "run: pip install 'holdfast[parquet]'") from None
     try:
         rows = pq.read_metadata(path).num_rows
         frame = pd.DataFrame() if rows > _BARS_MAX else pd.read_parquet(path, engine="pyarrow")
     except PermissionError as error:
-        _refuse_os(path, error)
+        refuse_os(path, error)
     except Exception as error:  # noqa: BLE001 (a damaged file makes pyarrow raise almost anything)
-        reason = _short(" ".join(str(error).split()), 120)
-        raise _bad(path, f"it is not a readable Parquet file ({reason})", "write it again") from None
+        reason = short(" ".join(str(error).split()), 120)
+        raise bad(path, f"it is not a readable Parquet file ({reason})", "write it again") from None
     if rows > _BARS_MAX:
         raise _too_many(path)
     levels = [] if isinstance(frame.index, pd.RangeIndex) else range(frame.index.nlevels)
@@ -371,13 +262,13 @@ def _parquet_fields(path: Path) -> list[tuple[str, NDArray[Any]]]:
 def _checked(path: Path, table: _Table, minimum: int) -> Bars:
     count = len(table.close_ns)
     if count == 0:
-        raise _bad(path, "it has column names and no bars", f"give at least {minimum} bars")
+        raise bad(path, "it has column names and no bars", f"give at least {minimum} bars")
     faults = [*_value_faults(table.columns), *_time_faults(table)]
     if faults:
         row, fact, remedy = min(faults, key=lambda fault: fault[0])
-        raise _bad(path, fact, remedy, f"{table.place_word} {table.places[row]}")
+        raise bad(path, fact, remedy, f"{table.place_word} {table.places[row]}")
     if count < minimum:
-        raise _bad(path, f"it holds {count} bars, and {minimum} are needed", "give a longer history")
+        raise bad(path, f"it holds {count} bars, and {minimum} are needed", "give a longer history")
     return _bars(table)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "Revision",
     "Side",
     "Synthesis",
+    "Trade",
     "TradePlan",
     "TradingAction",
     "TradingState",
@@ -168,6 +169,25 @@ class Bar:
         rules.require(self.high >= max(self.open, self.close), f"high {self.high} is below open or close")
         if self.volume is not None:
             rules.not_negative("volume", self.volume)
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """One trade of the market. `taker`: the side that came to the other, or None where the source does not tell."""
+
+    symbol: str
+    time_ns: int
+    price: Decimal
+    quantity: Decimal
+    taker: Side | None = None
+
+    def __post_init__(self) -> None:
+        check_symbol(self.symbol)
+        rules.whole("time_ns", self.time_ns)
+        rules.positive("price", self.price)
+        rules.positive("quantity", self.quantity)
+        if self.taker is not None:
+            object.__setattr__(self, "taker", rules.member(Side, self.taker))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
     HoldfastError
     ├── InputError               what the user gave cannot be used (exit code 2)
     │   ├── InvalidValue         a domain value broke its own rules
-    │   ├── BadBars              a price file that is not a history of bars
+    │   ├── BadBars              a price file that is no history of bars, or of quotes
     │   ├── BadArchive           a file that is no run that was exported, or not whole
     │   └── ConfigError          a setting or flag that does not exist or does not fit
     ├── AgentError               a guarded call went wrong

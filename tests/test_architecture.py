@@ -37,6 +37,7 @@ def test_every_module_has_a_test_of_its_own_name():
     """A module is tested in the file that mirrors it, or in one of its package's, named after what it does."""
     mirrored_elsewhere = {
         "agents/rules.py",  # by the values that follow them
+        "agents/price_file.py",  # by what reads bars and quotes
         "agents/policy/protocol.py",  # a protocol and a record
         "agents/risk/measure.py",  # by the checks that are made of it
         "agents/risk/proposal.py",
@@ -62,6 +63,7 @@ def test_every_module_has_a_test_of_its_own_name():
         "agents/policy/inspect.py",  # by the tests of what trains what it inspects
         "graph/resilience/events.py",  # by every test of a guard
         "graph/transport.py",  # protocols and a record
+        "graph/stream/events.py",  # by the streams that have them
         "graph/exchange/accounts.py",  # by the engine's tests, as the next two
         "graph/exchange/orders.py",
         "graph/exchange/symbols.py",
