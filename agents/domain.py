@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import IntEnum, StrEnum
+from functools import lru_cache
 from typing import Any, Self
 
 from agents import rules
@@ -439,8 +440,14 @@ class Verdict:
 
 def _derive_id(*parts: Any) -> str:
     """`hf` and 26 base-32 characters: 130 bits of sha256 over the parts, safe as a client order id everywhere."""
-    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
-    return "hf" + b32encode(digest).decode().lower()[:26]
+    return _hashed("\x1f".join(str(part) for part in parts))
+
+
+@lru_cache(maxsize=256)
+def _hashed(text: str) -> str:
+    """Who makes an intent and the intent itself derive the same."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return "hf" + b32encode(digest[:20]).decode().lower()[:26]
 
 
 def _plain(number: Decimal | None) -> str:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from operator import index
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Integer, Table, bindparam, func, insert, select
+from sqlalchemy import Column, Connection, Integer, Table, bindparam, func, insert, literal_column, select
 
 from agents.domain import Fill, OrderIntent, OrderStatus, Portfolio, Side
 from agents.errors import OrderError
@@ -80,14 +80,10 @@ _STANDING = tuple(
     )
 )
 _its_account = orders.c.account == bindparam("account")
-_OPEN = Statement(select(*_STANDING).where(status_in(LIVE) & _its_account).order_by(orders.c.number))
-_LATELY = Statement(
-    select(*_STANDING)
-    .where(
-        _its_account & (orders.c.reference_ns > bindparam("since_ns")) & (orders.c.reference_ns < bindparam("to_ns"))
-    )
-    .where(status_in(_SENT))
-)
+_open = select(*_STANDING).where(status_in(LIVE) & _its_account)
+_OPEN = Statement(_open)
+_lately = (orders.c.reference_ns > bindparam("since_ns")) & (orders.c.reference_ns < bindparam("to_ns"))
+_OPEN_OR_LATELY = Statement(_open.union(select(*_STANDING).where(_its_account & _lately & status_in(_SENT))))
 _FILLED_OF_OPEN = Statement(
     select(fills.c.intent_id, fills.c.quantity)
     .join(orders, orders.c.intent_id == fills.c.intent_id)
@@ -96,16 +92,17 @@ _FILLED_OF_OPEN = Statement(
 _START = Statement(select(*_fresh_starts.c).order_by(_fresh_starts.c.number.desc()).limit(1))
 
 
-def _newest(status: OrderStatus) -> Any:
-    """Of an account the number of its newest order with this status: one seek in an index."""
-    return select(func.max(orders.c.number)).where((orders.c.status == status) & _its_account).scalar_subquery()
+def _is_newer_than_any(status: OrderStatus) -> Any:
+    """Than the account's newest order with this status: one seek in an index."""
+    newest = select(func.max(orders.c.number)).where(status_in((status,)) & _its_account)
+    return orders.c.number > func.coalesce(newest.scalar_subquery(), literal_column("0"))
 
 
-_NEWEST_ACCEPTED = Statement(select(*map(_newest, _ACCEPTED)))
-_REJECTED_SINCE = Statement(
+_REJECTED_IN_ROW = Statement(
     select(func.count())
     .select_from(orders)
-    .where((orders.c.status == OrderStatus.REJECTED) & _its_account & (orders.c.number > bindparam("number")))
+    .where(status_in((OrderStatus.REJECTED,)) & _its_account & (orders.c.number > bindparam("after")))
+    .where(*map(_is_newer_than_any, _ACCEPTED))
 )
 
 
@@ -351,19 +348,19 @@ def account_of(
 
 def _orders_beside(connection: Connection, intent: OrderIntent, look: Look) -> tuple[OwnOrder, ...]:
     """Those of the account that may still fill, and those that were sent lately."""
-    rows = {row[0]: row for row in _OPEN.rows(connection, account=intent.account)}
-    filled: dict[str, Decimal] = {}
-    if rows:
-        for name, quantity in _FILLED_OF_OPEN.rows(connection, account=intent.account):
-            filled[name] = filled.get(name, _NONE) + Decimal(quantity)
     if look.recent_ns:
         since_ns, to_ns = intent.reference_ns - look.recent_ns, intent.reference_ns + look.recent_ns
-        for row in _LATELY.rows(connection, account=intent.account, since_ns=since_ns, to_ns=to_ns):
-            rows.setdefault(row[0], row)
+        rows = _OPEN_OR_LATELY.rows(connection, account=intent.account, since_ns=since_ns, to_ns=to_ns)
+    else:
+        rows = _OPEN.rows(connection, account=intent.account)
+    filled: dict[str, Decimal] = {}
+    if any(row[8] in LIVE for row in rows):
+        for name, quantity in _FILLED_OF_OPEN.rows(connection, account=intent.account):
+            filled[name] = filled.get(name, _NONE) + Decimal(quantity)
     decision = (intent.run_id, intent.decision)
     return tuple(
         _own_order(row, filled.get(row[0], _NONE), same_decision=(run_id, number) == decision)
-        for row in rows.values()
+        for row in rows
         for run_id, number, leg in (row[9:12],)
         if (run_id, number, leg) != (*decision, intent.leg)
     )
@@ -388,10 +385,7 @@ def _own_order(row: Any, filled: Decimal, *, same_decision: bool) -> OwnOrder:
 
 
 def _rejects_in_row(connection: Connection, account: str, start: _Start) -> int:
-    newest = _NEWEST_ACCEPTED.row(connection, account=account)
-    accepted = max(start.after_order, *(number or 0 for number in newest))
-    (count,) = _REJECTED_SINCE.row(connection, account=account, number=accepted)
-    return int(count)
+    return int(_REJECTED_IN_ROW.row(connection, account=account, after=start.after_order)[0])
 
 
 def begin_anew(connection: Connection) -> None:

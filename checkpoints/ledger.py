@@ -263,9 +263,9 @@ class OrderLedger:
         """Orders that rest at the broker, or may: those that are open, and those whose fate only it knows."""
         return await self._that_are((*UNSETTLED, OrderStatus.OPEN))
 
-    async def not_placed(self, since_ns: int) -> tuple[Order, ...]:
-        """Orders that were sent since then, and were found not to have reached the broker."""
-        return await self._that_are((OrderStatus.NOT_PLACED,), since_ns)
+    async def that_are(self, status: OrderStatus, since_ns: int) -> tuple[Order, ...]:
+        """Orders with this status that were sent since then."""
+        return await self._that_are((status,), since_ns)
 
     async def _that_are(self, statuses: Sequence[OrderStatus], since_ns: int | None = None) -> tuple[Order, ...]:
         return await self._database.aread(lambda connection: orders_that_are(connection, statuses, since_ns))

@@ -165,7 +165,7 @@ def _next(table: Table) -> Any:
     return select(func.coalesce(func.max(known.c.number), literal_column("0")) + literal_column("1")).scalar_subquery()
 
 
-_INSERT = Statement(insert(orders).values(number=_next(orders)), OrderRow._fields)
+_INSERT = Statement(insert(orders).inline().values(number=_next(orders)), OrderRow._fields)
 _CHANGE = Statement(
     update(orders)
     .where(orders.c.intent_id == bindparam("its_id"))
@@ -179,7 +179,7 @@ _CHANGE = Statement(
 )
 _OWNER = Statement(select(fills.c.intent_id).where(fills.c.trade_id == bindparam("trade_id")))
 _FILL_COLUMNS = ("trade_id", "intent_id", "account", "symbol", "side", "quantity", "price", "fee", "time_ns")
-_ADD_FILL = Statement(insert(fills).values(number=_next(fills)), _FILL_COLUMNS)
+_ADD_FILL = Statement(insert(fills).inline().values(number=_next(fills)), _FILL_COLUMNS)
 
 
 # Reading.

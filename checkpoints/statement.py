@@ -41,7 +41,7 @@ class Statement:
         return self._executed(connection, given).fetchone()
 
     def run(self, connection: Connection, **given: Any) -> int:
-        """Change something; how many rows."""
+        """Change something; how many rows an UPDATE has changed."""
         changed: int = self._executed(connection, given).rowcount
         return changed
 

@@ -8,6 +8,7 @@ finds all in order.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agents.clock import NANOSECONDS
@@ -27,7 +28,8 @@ POLL_S = 5.0
 COMPARE_S = 300.0
 """Time after which a pass compares all of both books again."""
 LATE_S = 3_600.0
-"""For so long after it was sent, an order that is NOT_PLACED is asked about: should it turn up, it is known."""
+"""For so long after it was sent, an order is asked about that is NOT_PLACED, since it may turn up, or CANCELLED, since
+it may have been filled before: the latter only when all books are compared."""
 _AT_ONCE = 8
 """Questions to the broker at the same time."""
 
@@ -86,10 +88,11 @@ class Reconciler:
         slots = asyncio.Semaphore(_AT_ONCE)
         asked = await asyncio.gather(*(self._look_at(order, slots) for order in orders))
         late = await self._turned_up(slots)
+        filled = await self._filled_late(slots) if compare else ()
         doubts = [each for each in asked if isinstance(each, str) and each]
         strangers = await self._strangers() if compare else ()
         found, now, swept = await self._conclude(doubts, compare=compare)
-        moved = (*(each for each in asked if isinstance(each, Order)), *late)
+        moved = (*(each for each in asked if isinstance(each, Order)), *late, *filled)
         for order in moved:
             self.tell(
                 "OrderMoved", {"order": order.client_order_id, "run": order.intent.run_id, "to": str(order.status)}
@@ -126,20 +129,30 @@ class Reconciler:
 
     async def _turned_up(self, slots: asyncio.Semaphore) -> tuple[Order, ...]:
         """Orders that had been taken for not placed, and were executed or rest."""
+        found = await self._found(OrderStatus.NOT_PLACED, slots)
+        there = [(order, report) for order, report in found if report.status is not OrderStatus.REJECTED]
+        return tuple([await self._book_late(order, report) for order, report in there])
+
+    async def _filled_late(self, slots: asyncio.Semaphore) -> tuple[Order, ...]:
+        """Orders that were cancelled, and of which more was filled than was heard of then."""
+        found = await self._found(OrderStatus.CANCELLED, slots)
+        more = [each for each in found if sum(fill.quantity for fill in each[1].fills) != each[0].filled]
+        return tuple([await self.books.ledger.record(order.client_order_id, report) for order, report in more])
+
+    async def _found(self, status: OrderStatus, slots: asyncio.Semaphore) -> list[tuple[Order, BrokerReport]]:
+        """The orders with this status, sent not long ago, of which the broker knows something."""
         since_ns = self.books.clock.now_ns() - round(LATE_S * NANOSECONDS)
-        taken = [each for each in await self.books.ledger.not_placed(since_ns) if self.books.ours(each.intent.run_id)]
+        known = await self.books.ledger.that_are(status, since_ns)
 
-        async def one(order: Order) -> Order | None:
+        async def one(order: Order) -> BrokerReport | None:
             async with slots:
-                try:
-                    report = await self.inquiry.find(order.client_order_id)
-                except BrokerUnavailable:
-                    return None
-            known = report is not None and report.status is not OrderStatus.REJECTED
-            return await self._book_late(order, report) if known and report is not None else None
+                with suppress(BrokerUnavailable):
+                    return await self.inquiry.find(order.client_order_id)
+                return None
 
-        found = await asyncio.gather(*map(one, taken))
-        return tuple(each for each in found if each is not None)
+        asked = [order for order in known if self.books.ours(order.intent.run_id)]
+        found = await asyncio.gather(*map(one, asked))
+        return [(order, report) for order, report in zip(asked, found, strict=True) if report is not None]
 
     async def _book_late(self, order: Order, report: BrokerReport) -> Order:
         """It happened. Where its decision was tried again meanwhile, it may have been executed twice."""

@@ -15,7 +15,6 @@ from agents.errors import LeaseLost, OrderConflict, OrderError
 from checkpoints.database import Database
 from checkpoints.leases import runs
 from checkpoints.ledger import Account, BrokerReport, OrderLedger
-from checkpoints.orders import live_runs
 
 DAY_NS = 86_400_000_000_000
 NOON_NS = 20_000 * DAY_NS + DAY_NS // 2
@@ -608,15 +607,3 @@ async def test_a_conflict_says_what_was_sent_and_what_is_wanted_and_what_to_do(l
         " more was sent, and what was sent stays; to see where the new decision leads, go on from the same checkpoint"
         " in a run of its own, by --fork"
     )
-
-
-async def test_runs_with_an_order_whose_fate_is_open(ledger, database):
-    answers = [OrderStatus.FILLED, OrderStatus.REJECTED, OrderStatus.OPEN, OrderStatus.UNKNOWN]
-    for number, answer in enumerate(answers):
-        order = await sent(ledger, intent(f"run-{number}"))
-        report = filled(order, f"t{number}") if answer is OrderStatus.FILLED else BrokerReport(answer)
-        await ledger.record(order.intent_id, report)
-    await ledger.reserve(intent("pending"), allow)
-    await ledger.reserve(intent("denied"), deny)
-    await sent(ledger, intent("sending"))
-    assert database.read(live_runs) == {"run-2", "run-3", "pending", "sending"}

@@ -12,7 +12,7 @@ from agents.errors import OrderError, StorageError
 from agents.risk import RiskLimits
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
-from checkpoints.trading_state import Trading, TradingSwitch
+from checkpoints.trading_state import TradingSwitch
 from graph.broker import Broker
 from graph.comparison import Books
 from graph.desk import OrderDesk
@@ -272,6 +272,31 @@ class TestOpen:
         assert len(here.venue.asked) == 40
 
 
+class TestCancelled:
+    async def test_what_was_filled_before_and_is_heard_of_late_is_booked_when_all_books_are_compared(self, room):
+        here = await room()
+        order = await here.open("a")
+        here.venue.take(order, OrderStatus.CANCELLED)
+        await here.reconciler.once()
+        here.venue.take(order, OrderStatus.CANCELLED, "0.5")
+        assert (await here.reconciler.once(compare=False)).moved == ()
+        for moved in (1, 0):
+            assert len((await here.reconciler.once()).moved) == moved
+            assert (await here.status(order), await here.held()) == (OrderStatus.CANCELLED, Decimal("0.5"))
+        here.venue.take(order, OrderStatus.FILLED, "0.5", "1.5")
+        await here.reconciler.once()
+        assert (await here.status(order), await here.held()) == (OrderStatus.FILLED, 2)
+
+    async def test_for_as_long_as_is_stated(self, room):
+        here = await room()
+        order = await here.open("a")
+        here.venue.take(order, OrderStatus.CANCELLED)
+        await here.reconciler.once()
+        here.wait(LATE_S + 1)
+        here.venue.take(order, OrderStatus.CANCELLED, "0.5")
+        assert (await here.reconciler.once()).moved == ()
+
+
 class TestTurnedUp:
     async def not_placed(self, here):
         order = await here.sent("a")
@@ -327,7 +352,7 @@ class TestTurnedUp:
         assert await here.status(order) is OrderStatus.NOT_PLACED
 
 
-class TestBooks:
+class TestStrangers:
     async def test_orders_that_rest_there_and_are_nobodys_are_reported(self, room):
         here = await room()
         mine = await here.open("a")
@@ -336,133 +361,6 @@ class TestBooks:
         assert here.told[-1] == ("StrangerOrder", {"order": "by-hand", "symbol": "BTC"})
         assert (await here.reconciler.once(compare=False)).strangers == ()
         assert await here.state() == (ACTIVE, "new")
-
-    async def filled(self, here, quantity="2"):
-        order = await here.sent("a", quantity)
-        here.venue.take(order, OrderStatus.FILLED, quantity)
-        await here.reconciler.once()
-
-    async def test_a_venue_that_counts_another_position_halts(self, room):
-        here = await room()
-        here.venue.counts = {"SIM": Decimal(2)}
-        await self.filled(here)
-        assert await here.state() == (ACTIVE, "new")
-        resting = await here.open("rests", symbol="BBB")
-        here.venue.counts = {"SIM": Decimal(5)}
-        done = await here.reconciler.once()
-        assert await here.state() == (HALTED, "reconciliation")
-        assert "SIM: 2 in the ledger, 5 at the venue" in done.trading.why
-        assert await here.status(resting) is OrderStatus.CANCELLED
-        here.venue.counts = {"SIM": Decimal(2)}
-        await here.reconciler.once()
-        assert await here.state() == (HALTED, "reconciliation"), "a halt is for a person to lift"
-
-    async def test_by_how_much_it_differs_may_be_accepted_and_holds_while_it_is_traded(self, room):
-        """Coins that were there before anything was traded here."""
-        here = await room()
-        here.venue.counts = {"SIM": Decimal(5), "OLD": Decimal(1)}
-        await self.filled(here)
-        assert await here.state() == (HALTED, "reconciliation")
-        found, _ = await here.books.activate("anna", "they were there before")
-        assert len(found.differences) == 2
-        await here.reconciler.once()
-        assert await here.state() == (ACTIVE, "operator")
-        order = await here.sent("b", "3")
-        here.venue.take(order, OrderStatus.FILLED, "3")
-        here.venue.counts = {"SIM": Decimal(8), "OLD": Decimal(1)}
-        await here.reconciler.once()
-        assert (await here.held(), await here.state()) == (5, (ACTIVE, "operator"))
-        here.venue.counts = {"SIM": Decimal(9), "OLD": Decimal(1)}
-        await here.reconciler.once()
-        assert await here.state() == (HALTED, "reconciliation")
-
-    async def test_roundings_are_no_difference(self, room):
-        here = await room()
-        here.venue.counts = {"SIM": Decimal("2.002")}
-        await self.filled(here)
-        assert await here.state() == (ACTIVE, "new")
-        here.venue.counts = {"SIM": Decimal("2.003")}
-        await here.reconciler.once()
-        assert await here.state() == (HALTED, "reconciliation")
-
-    async def test_a_symbol_in_which_something_is_under_way_is_looked_at_later(self, room):
-        here = await room()
-        here.venue.counts = {"SIM": Decimal(2)}
-        order = await here.open("a")
-        assert (await here.reconciler.once()).found.holdings == ()
-        here.venue.take(order, OrderStatus.CANCELLED)
-        assert len((await here.reconciler.once()).found.holdings) == 1
-
-    async def test_what_is_booked_while_the_venue_answers_is_no_difference(self, room):
-        here = await room()
-        order = await here.open("a")
-        here.venue.take(order, OrderStatus.FILLED, "2")
-
-        answers = [{}, {"SIM": Decimal(2)}]
-
-        async def holdings():
-            answer = answers.pop(0)
-            await here.ledger.record(order.intent_id, await here.venue.find(order.intent_id))
-            return answer
-
-        here.venue.holdings = holdings
-        assert (await here.books.compare()).holdings == ()
-        assert answers == []
-
-    async def test_what_is_traded_after_the_ledger_was_read_is_no_difference(self, room):
-        here = await room()
-        answers = [{}, {"SIM": Decimal(2)}]
-
-        async def holdings():
-            answer = answers.pop(0)
-            if answer:
-                order = await here.sent("a")
-                here.venue.take(order, OrderStatus.FILLED, "2")
-                await here.ledger.record(order.intent_id, await here.venue.find(order.intent_id))
-            return answer
-
-        here.venue.holdings = holdings
-        assert (await here.books.compare()).holdings == ()
-        assert (await here.held(), answers) == (2, [])
-
-    async def test_what_fills_while_the_books_are_compared_is_no_difference(self, room):
-        here = await room(lists=True)
-        order = await here.open("a", "3")
-        here.venue.take(order, OrderStatus.OPEN, "1")
-        real = here.venue.executed
-
-        async def executed():
-            told = await real()
-            here.venue.take(order, OrderStatus.FILLED, "1", "2")
-            await here.ledger.record(order.intent_id, await here.venue.find(order.intent_id))
-            return told
-
-        here.venue.executed = executed
-        found = await here.books.compare()
-        assert (found.differences, await here.held()) == ((), 3)
-
-    async def test_a_late_fill_of_one_that_was_cancelled_is_found(self, room):
-        here = await room(lists=True)
-        order = await here.open("a")
-        here.venue.take(order, OrderStatus.CANCELLED)
-        await here.reconciler.once()
-        here.venue.take(order, OrderStatus.CANCELLED, "0.5")
-        done = await here.reconciler.once()
-        assert [each.filled for each in done.found.adopted] == [Decimal("0.5")]
-        assert (await here.held(), await here.state()) == (Decimal("0.5"), (ACTIVE, "new"))
-
-    async def test_what_only_a_restored_ledger_doubts_is_not_lifted_by_a_broker_that_cannot_tell(self, room):
-        here = await room()
-        order = await here.sent("a")
-        restored = Trading(REDUCING, "restored_backup", "holdfast", "the file was damaged", 9)
-        await here.switch.set(restored, instead_of=await here.switch.read())
-        here.venue.silent = {order.intent_id}
-        here.wait(GRACE_S)
-        await here.reconciler.once()
-        here.venue.silent = set()
-        for _ in range(2):
-            await here.reconciler.once()
-            assert await here.switch.read() == restored
 
 
 class TestRun:
