@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.errors import ConfigError
 from graph.resilience import Fault, FaultAction, FaultPlan
-from graph.resilience.faults import shown
+from graph.resilience.faults import is_number, shown
 
 __all__ = ["FRAME_KINDS", "ExchangeFault", "FaultKind", "FaultMenu"]
 
@@ -102,9 +102,8 @@ class ExchangeFault:
         self.condition()
 
     def _check_seconds(self) -> None:
-        number = isinstance(self.seconds, int | float) and not isinstance(self.seconds, bool)
         timed = self.kind in _TIMED
-        good = number and math.isfinite(self.seconds) and (self.seconds > 0 or self.kind is FaultKind.SKEW)
+        good = is_number(self.seconds) and (self.seconds > 0 or self.kind is FaultKind.SKEW)
         if timed != bool(self.seconds) or (timed and not good):
             wanted = "a finite number above 0" if timed else "left out: this kind has none"
             raise ConfigError(

@@ -24,7 +24,7 @@ from typing import Any
 
 from agents.errors import ConfigError, InjectedFault
 
-__all__ = ["KILL_GRACE_SECONDS", "Corrupted", "Fault", "FaultAction", "FaultPlan", "shown"]
+__all__ = ["KILL_GRACE_SECONDS", "Corrupted", "Fault", "FaultAction", "FaultPlan", "is_number", "shown"]
 
 KILL_GRACE_SECONDS = 0.25
 """How long a kill waits after the call is done, so that siblings' results reach the disk, and this one's does not."""
@@ -88,21 +88,21 @@ class Fault:
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         """Field, whether it is right, and what it must be; a rule may rely on those before it."""
         yield "target", isinstance(self.target, str) and self.target != "", "a guard's name or pattern"
-        yield "rate", _is_number(self.rate) and 0 <= self.rate <= 1, "a number between 0 and 1"
+        yield "rate", is_number(self.rate) and 0 <= self.rate <= 1, "a number between 0 and 1"
         if self.action is FaultAction.LATENCY:
             yield (
                 "seconds",
-                _is_number(self.seconds) and self.seconds > 0,
+                is_number(self.seconds) and self.seconds > 0,
                 "a finite number above 0: how late a call begins",
             )
         else:
-            yield "seconds", _is_number(self.seconds) and self.seconds == 0, "left out: only a latency has seconds"
+            yield "seconds", is_number(self.seconds) and self.seconds == 0, "left out: only a latency has seconds"
         nth = 1 if self.nth is None else self.nth
-        counted = isinstance(nth, int) and _is_number(nth) and 1 <= nth < 10**9
+        counted = isinstance(nth, int) and is_number(nth) and 1 <= nth < 10**9
         yield "nth", counted, "a whole number from 1 to 999999999"
-        yield "from_seconds", _is_number(self.from_seconds) and self.from_seconds >= 0, "a finite number, 0 or more"
+        yield "from_seconds", is_number(self.from_seconds) and self.from_seconds >= 0, "a finite number, 0 or more"
         endless = self.until_seconds == math.inf
-        later = endless or (_is_number(self.until_seconds) and self.until_seconds > self.from_seconds)
+        later = endless or (is_number(self.until_seconds) and self.until_seconds > self.from_seconds)
         yield "until_seconds", later, "later than from_seconds"
 
 
@@ -144,7 +144,7 @@ class FaultPlan:
     def __init__(
         self, faults: Iterable[Fault] = (), *, seed: int = 0, corrupt: Callable[[Any], Any] = Corrupted
     ) -> None:
-        if not (isinstance(seed, int) and _is_number(seed) and abs(seed) < 2**63):
+        if not (isinstance(seed, int) and is_number(seed) and abs(seed) < 2**63):
             raise ConfigError(
                 f"a fault plan has the seed {shown(seed)}, and nothing was run; it must be a whole number below 2**63"
             )
@@ -298,7 +298,7 @@ def _fault_from_table(table: Any, path: str | Path) -> Fault:
     return Fault(**table)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether time can be counted by it: no truth value, not NaN, not infinite, not larger than any float."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import inspect
 import math
-import sys
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from graph.resilience.events import (
     Observer,
     Observers,
 )
-from graph.resilience.faults import FaultPlan, shown
+from graph.resilience.faults import FaultPlan, is_number, shown
 from graph.resilience.invoke import check_guardable
 from graph.resilience.retry import JITTER, Retry, without_backoff
 from graph.resilience.timeout import (
@@ -77,8 +76,7 @@ def _loop_time() -> float:
 
 
 def _is_limit(value: Any) -> bool:
-    """Whether time can be counted by it: whole numbers may be larger than any float, and Decimals add to none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+    return is_number(value) and value > 0
 
 
 class Guard:

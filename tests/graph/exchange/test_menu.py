@@ -71,6 +71,7 @@ def test_two_faults_that_differ_in_their_seconds_alone_are_told_apart():
         '[[fault]]\nkind = "delay"\nseconds = -1',
         '[[fault]]\nkind = "delay"\nseconds = true',
         '[[fault]]\nkind = "slow"\nseconds = nan',
+        f'[[fault]]\nkind = "slow"\nseconds = 1{"0" * 400}',
         '[[fault]]\nkind = "gap"\nrate = 2',
         '[[fault]]\nkind = "gap"\nnth = 0',
         '[[fault]]\nkind = "gap"\non = ""',
