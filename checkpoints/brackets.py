@@ -1,4 +1,4 @@
-"""Brackets on disk: each that is open, as it stands, so that a stop outlives the process that watches it."""
+"""Brackets on disk: each that is watched, as it stands, so that a stop outlives the process that watches it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -25,24 +25,24 @@ _brackets = Table(
 
 
 class BracketBook:
-    """The open brackets of one database. Every method is one transaction."""
+    """The brackets of one database. Every method is one transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def save(self, brackets: Iterable[Bracket]) -> None:
-        """Write down how brackets stand, durable when this returns; those that are closed are forgotten."""
+        """Write down how brackets stand, durable when this returns."""
         rows = tuple(brackets)
         await self._database.awrite(lambda connection: _save(connection, rows))
 
     async def forget(self, run_id: str, decision: int) -> None:
-        """Watch it no more, whatever it covers."""
+        """Remember it no more, whatever it covers."""
         await self._database.awrite(
             lambda connection: connection.execute(delete(_brackets).where(_of(run_id, decision)))
         )
 
     async def load(self) -> tuple[Bracket, ...]:
-        """The open brackets.
+        """The brackets that were not forgotten, closed ones among them.
 
         Raises:
             StorageError: one of them cannot be read; none is given, since a stop that is silently missing is none.
@@ -59,9 +59,8 @@ def _of(run_id: str, decision: int) -> Any:
 def _save(connection: Connection, brackets: tuple[Bracket, ...]) -> None:
     for each in brackets:
         connection.execute(delete(_brackets).where(_of(each.run_id, each.decision)))
-        if not each.closed:
-            values = {"run_id": each.run_id, "decision": each.decision, "body": json.dumps(_plain(each))}
-            connection.execute(insert(_brackets).values(**values))
+        values = {"run_id": each.run_id, "decision": each.decision, "body": json.dumps(_plain(each))}
+        connection.execute(insert(_brackets).values(**values))
 
 
 def _read(row: Row[Any]) -> Bracket:

@@ -8,6 +8,9 @@
 
 No exit is larger than the position that there is: what somebody else has closed, or is closing at the market, is left
 to them. An order that rests is no such exit: who lets a target rest at the broker cancels it when a stop has sprung.
+
+One whose position is closed is remembered for a day: an order that was cancelled may turn out to have been filled all
+the same, and what it opened is covered as before. Of a bracket that has sprung it goes with the next price.
 """
 
 import asyncio
@@ -25,6 +28,8 @@ __all__ = ["Brackets", "Positions"]
 
 _LAZY_NS = NANOSECONDS
 """A stop that moves again and again is saved so often: a market that runs would cost a commit with every quote."""
+_LATE_NS = 24 * 3_600 * NANOSECONDS
+"""For so long after its newest fill or exit a bracket that is closed may be opened again by a late fill."""
 _Key: TypeAlias = tuple[str, int]
 _Step: TypeAlias = Callable[[Bracket], tuple[Bracket, OrderIntent | None]]
 
@@ -46,6 +51,7 @@ class Brackets:
         self._book = book
         self._positions = positions
         self._open: dict[str, dict[_Key, Bracket]] = {}
+        self._closed: dict[_Key, Bracket] = {}
         self._saved_ns: dict[_Key, int] = {}  # when a stop was saved that had moved
         self._unsaved: set[_Key] = set()
         self._lock = asyncio.Lock()
@@ -56,39 +62,38 @@ class Brackets:
         What became of its orders meanwhile the ledger knows: it has asked the broker by now.
         """
         async with self._lock:
-            for saved in await self._book.load():
-                bracket = saved
-                for order in await self._positions.orders(bracket.run_id):
-                    bracket = bracket.heard(order, order.intent.reference_ns)
-                await self._save([bracket])
+            saved = await self._book.load()
+            orders = {run_id: await self._positions.orders(run_id) for run_id in {each.run_id for each in saved}}
+            await self._save([_after(orders[bracket.run_id], bracket) for bracket in saved])
         return self.all()
 
     async def open(self, bracket: Bracket) -> None:
         """Watch a bracket from now on; one of the same decision goes on as it is, if anything of it was opened."""
         async with self._lock:
-            known = self._open.get(bracket.symbol, {}).get((bracket.run_id, bracket.decision))
+            known = self._known(bracket.symbol, (bracket.run_id, bracket.decision))
             if known is None or not known.parts:
                 await self._save([bracket])
+            await self._let_go(bracket.since_ns - _LATE_NS)
 
     async def forget(self, run_id: str, decision: int = 0) -> None:
         """Watch a bracket no more, whatever it covers: its decision is void, or somebody else sees to it."""
         async with self._lock:
-            await self._book.forget(run_id, decision)
-            self._drop((run_id, decision))
+            await self._forget((run_id, decision))
 
     def all(self) -> tuple[Bracket, ...]:
         """The brackets that are watched."""
         return tuple(bracket for found in self._open.values() for bracket in found.values())
 
     def has_sprung(self, run_id: str, decision: int = 0) -> bool:
-        """Whether all of a decision's position goes, so that nothing more may be ordered for it."""
-        return any(each.sprung for each in self.all() if (each.run_id, each.decision) == (run_id, decision))
+        """Whether all of a decision's position goes, or is gone, so that nothing more may be ordered for it."""
+        known = (*self.all(), *self._closed.values())
+        return any(each.sprung for each in known if (each.run_id, each.decision) == (run_id, decision))
 
     async def heard(self, order: Order, at_ns: int) -> None:
         """Take what became of an order; `at_ns`: when. Orders of which there is no bracket are nobody's concern."""
         intent = order.intent
         async with self._lock:
-            known = self._open.get(intent.symbol, {}).get((intent.run_id, intent.decision))
+            known = self._known(intent.symbol, (intent.run_id, intent.decision))
             if known is not None and (after := known.heard(order, at_ns)) != known:
                 await self._save([after])
 
@@ -159,18 +164,41 @@ class Brackets:
         going |= {name: (order.intent, order.intent.quantity - order.filled) for name, order in sent.items()}
         return sum((left for intent, left in going.values() if _closes(intent, bracket)), Decimal(0))
 
+    def _known(self, symbol: str, key: _Key) -> Bracket | None:
+        return self._open.get(symbol, {}).get(key) or self._closed.get(key)
+
     def _keep(self, bracket: Bracket) -> None:
-        found = self._open.setdefault(bracket.symbol, {})
+        key = (bracket.run_id, bracket.decision)
         if bracket.closed:
-            self._drop((bracket.run_id, bracket.decision))
+            self._drop(key)
+            self._closed[key] = bracket
         else:
-            found[bracket.run_id, bracket.decision] = bracket
+            self._closed.pop(key, None)
+            self._open.setdefault(bracket.symbol, {})[key] = bracket
+
+    async def _let_go(self, before_ns: int) -> None:
+        """Remember no more what closed before."""
+        for key, bracket in tuple(self._closed.items()):
+            if max(bracket.since_ns, bracket.tried_ns) < before_ns:
+                await self._forget(key)
+
+    async def _forget(self, key: _Key) -> None:
+        await self._book.forget(*key)
+        self._drop(key)
 
     def _drop(self, key: _Key) -> None:
         self._unsaved.discard(key)
         self._saved_ns.pop(key, None)
+        self._closed.pop(key, None)
         for found in self._open.values():
             found.pop(key, None)
+
+
+def _after(orders: Sequence[Order], bracket: Bracket) -> Bracket:
+    """The bracket after what became of its run's orders."""
+    for order in orders:
+        bracket = bracket.heard(order, order.intent.reference_ns)
+    return bracket
 
 
 def _closes(intent: OrderIntent, bracket: Bracket) -> bool:

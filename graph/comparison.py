@@ -5,7 +5,7 @@ while orders differ, and HALTED where positions do: then whatever closes a posit
 operator may accept differences as they are.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -67,12 +67,21 @@ class Books:
         """Adopt what only the broker knows, and give what cannot be made to agree. May be called at any time.
 
         The broker is read first: what it has executed by then, the ledger has heard of, since an order is written down
-        before it is sent. Orders that are open, or whose fate is, are left to the reconciler.
+        before it is sent. Orders that are open, or whose fate is, are left to the reconciler. Positions come after the
+        orders that make them; where they are apart, something may have been executed between the two looks, and both
+        are looked at again.
         """
-        holdings = await self._holdings()
+        found = await self._compared()
+        if not (found.holdings and found.listed):
+            return found
+        again = await self._compared()
+        holdings = tuple(each for each in again.holdings if each in found.holdings)
+        return replace(again, adopted=(*found.adopted, *again.adopted), holdings=holdings)
+
+    async def _compared(self) -> Comparison:
         at_broker = await self.broker.executed()
         if at_broker is None:
-            return Comparison(listed=False, holdings=holdings)
+            return Comparison(listed=False, holdings=await self._holdings((), ()))
         here = await self.ledger.executed()
         new = [name for name, (_, quantity) in at_broker.items() if _is_new(here.get(name), quantity)]
         came = [await self._adopt(name, *at_broker[name], here.get(name)) for name in new]
@@ -86,18 +95,22 @@ class Books:
         accepted = await self.switch.accepted() if apart else ()
         left = tuple(each for each in apart if each.terms not in accepted)
         positions = _positions(left, await self.ledger.executed()) if left else ()
+        holdings = await self._holdings(at_broker, apart)
         return Comparison(listed=True, adopted=adopted, differences=left, positions=positions, holdings=holdings)
 
-    async def _holdings(self) -> tuple[Difference, ...]:
+    async def _holdings(self, at_broker: Container[str], apart: Iterable[Difference]) -> tuple[Difference, ...]:
         """Where the venue's own count is another one, of symbols in which nothing is under way.
 
+        By how much orders are `apart` is told of by order, accepted or not, and is no difference of positions besides.
         It is asked before and after the ledger: what was traded meanwhile is in one of the two, or open in the ledger.
         """
         before = await self.broker.holdings()
         if before is None:
             return ()
         known = await self.ledger.executed()
-        here, after = self._sums(known), await self.broker.holdings() or {}
+        here, after = self._sums(known, at_broker), await self.broker.holdings() or {}
+        for each in apart:
+            here[each.symbol] = here.get(each.symbol, _NONE) + each.broker - each.ledger
         busy = {each.symbol for each in known.values() if each.status in LIVE}
         quiet = {symbol for symbol in {*here, *before, *after} - busy if before.get(symbol) == after.get(symbol)}
         apart = [
@@ -109,10 +122,10 @@ class Books:
         accepted = await self.switch.accepted() if apart else ()
         return tuple(each for each in apart if _by_how_much(each).terms not in accepted)
 
-    def _sums(self, executed: Mapping[str, Executed]) -> dict[str, Decimal]:
+    def _sums(self, executed: Mapping[str, Executed], at_broker: Container[str]) -> dict[str, Decimal]:
         sums: dict[str, Decimal] = {}
-        for known in executed.values():
-            if self.ours(known.run_id):
+        for name, known in executed.items():
+            if name in at_broker or self.ours(known.run_id):
                 sums[known.symbol] = sums.get(known.symbol, _NONE) + known.quantity
         return sums
 

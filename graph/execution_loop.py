@@ -317,8 +317,9 @@ class ExecutionLoop:
 
     async def _tell_fill(self, order: Order) -> None:
         """Once for what is new; after a restart once more, since nobody remembers what was told."""
-        new = order.filled - self._filled.pop(order.client_order_id, Decimal(0))
-        self._filled[order.client_order_id] = order.filled
+        told = self._filled.pop(order.client_order_id, Decimal(0))
+        new = order.filled - told
+        self._filled[order.client_order_id] = max(told, order.filled)  # old news take nothing back
         if len(self._filled) > _FILLS_KEPT:
             del self._filled[next(iter(self._filled))]
         if new > 0:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agents.clock import NANOSECONDS
-from agents.domain import KillSwitchReason, Order, OrderStatus, TradingState
+from agents.domain import KillSwitchReason, Order, OrderIntent, OrderStatus, TradingState
 from agents.errors import BrokerUnavailable, OrderError
 from checkpoints.ledger import BrokerReport
 from checkpoints.orders import UNSETTLED
@@ -155,14 +155,14 @@ class Reconciler:
         return [(order, report) for order, report in zip(asked, found, strict=True) if report is not None]
 
     async def _book_late(self, order: Order, report: BrokerReport) -> Order:
-        """It happened. Where its decision was tried again meanwhile, it may have been executed twice."""
+        """It happened. Where its decision was tried again meanwhile, it may have been executed twice.
+
+        Under the next attempt's id, or as another leg: who slices a plan, or closes a position, goes on with the next.
+        """
         now = await self.books.ledger.record(order.client_order_id, report)
         self.tell("OrderTurnedUp", {"order": now.client_order_id, "run": now.intent.run_id, "to": str(now.status)})
-        later = [
-            each
-            for each in await self.books.ledger.orders(now.intent.run_id)
-            if each.intent.first_id == now.intent.first_id and each.intent.attempt > now.intent.attempt
-        ]
+        of_run = await self.books.ledger.orders(now.intent.run_id)  # in the order in which they were reserved
+        later = [each for each in of_run[of_run.index(now) + 1 :] if _is_alike(each.intent, now.intent)]
         if any(each.status not in {OrderStatus.DENIED, OrderStatus.NOT_PLACED} for each in later):
             why = f"order {now.client_order_id} was taken for not placed, and turned up beside the next attempt at it"
             await self.kill.trip(
@@ -193,3 +193,13 @@ class Reconciler:
         if now.state is TradingState.ACTIVE or now == was:
             return found, now, Swept()
         return found, now, await self.kill.sweep(now.state)
+
+
+def _is_alike(one: OrderIntent, other: OrderIntent) -> bool:
+    """Whether both do the same for one decision."""
+    return (one.decision, one.account, one.symbol, one.side) == (
+        other.decision,
+        other.account,
+        other.symbol,
+        other.side,
+    )

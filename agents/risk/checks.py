@@ -73,7 +73,7 @@ def _unmeasured(name: str) -> str:
 
 
 def _finite_or_text(value: float) -> float | str:
-    return round(value, 10) if math.isfinite(value) else str(value)
+    return round(value, 10) + 0.0 if math.isfinite(value) else str(value)  # 0.0 makes a zero of a negative one
 
 
 def _parameters(measures: Measures) -> Check:

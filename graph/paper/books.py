@@ -41,6 +41,7 @@ __all__ = [
     "enter",
     "executed",
     "find",
+    "holdings",
     "in_book",
     "intent_of",
     "is_over",
@@ -287,6 +288,16 @@ def executed(connection: Connection) -> dict[str, tuple[str, Decimal]]:
         for name, symbol, side, filled, status in rows
         if status == OrderStatus.OPEN or Decimal(filled)
     }
+
+
+def holdings(connection: Connection) -> dict[str, Decimal]:
+    """Signed quantities by symbol, as all that was executed made them."""
+    its_order = _orders.c.client_order_id == _fills.c.client_order_id
+    rows = connection.execute(select(_orders.c.symbol, _orders.c.side, _fills.c.quantity).join(_fills, its_order))
+    held: dict[str, Decimal] = {}
+    for symbol, side, quantity in rows:
+        held[symbol] = held.get(symbol, Decimal(0)) + Decimal(quantity) * Side(side).sign
+    return held
 
 
 def resting(connection: Connection) -> dict[str, str]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from agents.clock import NANOSECONDS, Clock, SystemClock
 from agents.domain import Bar, OrderIntent, OrderType, Quote
-from agents.errors import OrderRefused
+from agents.errors import OrderRefused, StorageError
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport
 from graph.broker import Broker
@@ -141,6 +141,9 @@ class PaperBroker(Broker):
     async def resting(self) -> Mapping[str, str] | None:
         return await self.database.aread(books.resting)
 
+    async def holdings(self) -> Mapping[str, Decimal] | None:
+        return await self.database.aread(books.holdings)
+
     async def orders(self) -> list[Mapping[str, Any]]:
         """Every order ever sent here, oldest first."""
         return await self.database.aread(books.orders)
@@ -156,10 +159,10 @@ class PaperBroker(Broker):
             market = await self._market(quote.symbol)
             if quote.time_ns < max(market.newest) or quote.time_ns <= max(market.floor):
                 return {}
-            market.newest = market.newest._replace(quote_ns=quote.time_ns)
+            before, market.newest = market.newest, market.newest._replace(quote_ns=quote.time_ns)
             if not market.interest.wakes(quote.time_ns, quote.bid, quote.ask):
                 return {}
-            return await self._meet(market, Prices.of_quote(quote))
+            return await self._meet(market, Prices.of_quote(quote), before)
 
     async def on_bar(self, bar: Bar, begin_ns: int | None = None) -> Mapping[str, BrokerReport]:
         """Let the orders of a symbol meet a bar; gives the orders that were filled or left the book, by their ids.
@@ -179,7 +182,7 @@ class PaperBroker(Broker):
             prices = Prices.of_bar(bar, began if whole else None, self._terms)
             if market.interest.due_ns is None:
                 return {}
-            return await self._meet(market, prices, bar=True)
+            return await self._meet(market, prices, newest, bar=True)
 
     async def _market(self, symbol: str) -> _Market:
         """What is known of a symbol; orders that others have put into the books are looked for now and then."""
@@ -194,7 +197,10 @@ class PaperBroker(Broker):
         market.looked_ns = now_ns
         return market
 
-    async def _meet(self, market: _Market, prices: Prices, *, bar: bool = False) -> Mapping[str, BrokerReport]:
+    async def _meet(
+        self, market: _Market, prices: Prices, before: Marks, *, bar: bool = False
+    ) -> Mapping[str, BrokerReport]:
+        """`before`: the newest prices before these, which are used again if these could not be."""
         marks = market.newest
 
         def work(connection: Connection) -> tuple[dict[str, BrokerReport], list[Resting]]:
@@ -206,7 +212,11 @@ class PaperBroker(Broker):
             return {name: _found(connection, name) for name in told}, _left(waiting, met)
 
         market.recent.clear()
-        told, waiting = await self.database.awrite(work)
+        try:
+            told, waiting = await self.database.awrite(work)
+        except StorageError:
+            market.newest = before
+            raise
         market.found(waiting)
         return told
 

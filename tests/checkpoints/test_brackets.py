@@ -45,13 +45,14 @@ class TestBook:
         assert empty == []
         assert FULL.parts == (Part("entry", Side.BUY, Decimal(10), over=True),)
 
-    async def test_the_newest_state_counts_and_one_that_is_closed_is_gone(self, book):
+    async def test_the_newest_state_counts_and_one_that_is_closed_is_kept_too(self, book):
         await book.save([fresh()])
         await book.save([opened()])
         assert await book.load() == (opened(),)
         saved, intent = opened().on_quote(quote("94"))
-        await book.save([saved.heard(news(intent), 0)])
-        assert await book.load() == ()
+        closed = saved.heard(news(intent), 0)
+        await book.save([closed])
+        assert (closed.closed, await book.load()) == (True, (closed,))
 
     async def test_one_that_is_forgotten_is_gone_and_no_other(self, book):
         await book.save([fresh(), replace(fresh(), decision=1), replace(fresh(), run_id="run-2")])

@@ -13,14 +13,16 @@ import pytest
 
 from agents.bracket import Bracket
 from agents.clock import ReplayClock
-from agents.domain import Bar, OrderIntent, OrderStatus, Quote, Side
+from agents.domain import Bar, KillSwitchReason, OrderIntent, OrderStatus, Quote, Side, TradingState
 from agents.errors import StorageError
 from agents.risk import RiskLimits
 from checkpoints.brackets import BracketBook
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
+from checkpoints.trading_state import TradingSwitch
 from graph.brackets import Brackets
 from graph.desk import OrderDesk
+from graph.kill_switch import KillSwitch
 from graph.paper import PaperBroker, PaperTerms
 from graph.resilience import Guard
 from tests.agents.test_bracket import BEGAN_NS, S_NS, bar, entry, fresh, quote
@@ -58,7 +60,14 @@ class Here:
         return (await self.ledger.portfolio("paper")).position("SIM").quantity
 
     async def saved(self):
-        return await self.book.load()
+        """Those on disk that are open."""
+        return tuple(bracket for bracket in await self.book.load() if not bracket.closed)
+
+    async def late(self, name, quantity):
+        """More of an order was filled than was known when it was cancelled."""
+        known = (await self.ledger.order(name)).intent
+        report = BrokerReport(OrderStatus.CANCELLED, fills=(fill(known, f"late-{name}", Decimal(quantity)),))
+        return await self.ledger.record(name, report)
 
 
 @pytest.fixture
@@ -199,6 +208,66 @@ class TestPosition:
         assert (await held.position(), held.brackets.all()) == (0, ())
 
 
+class TestLateFill:
+    """An entry that was cancelled turns out to have been filled, when its position is closed already."""
+
+    @pytest.fixture
+    async def gone(self, here):
+        """6 of 10 were bought, and the stop has closed them."""
+        await here.brackets.open(fresh())
+        opening = await here.order(entry(), "cancelled", "6")
+        (intent,) = await here.brackets.on_quote(quote("94"))
+        await here.order(intent)
+        assert (here.brackets.all(), await here.position()) == ((), 0)
+        return opening.client_order_id
+
+    async def test_of_one_that_has_sprung_it_goes_with_the_next_price(self, here, gone):
+        await here.brackets.heard(await here.late(gone, "4"), BEGAN_NS + 2 * S_NS)
+        assert await here.position() == 4
+        (intent,) = await here.brackets.on_quote(quote("105", at_s=3))
+        assert (intent.leg, intent.quantity, intent.side) == ("stop-2", 4, Side.SELL)
+        await here.order(intent)
+        assert (here.brackets.all(), await here.saved(), await here.position()) == ((), (), 0)
+
+    async def test_also_where_nobody_was_there_to_hear_of_it(self, here, gone):
+        await here.late(gone, "4")
+        await here.again()
+        (intent,) = await here.brackets.on_quote(quote("105", at_s=3))
+        assert (intent.leg, intent.quantity) == ("stop-2", 4)
+
+    async def test_one_that_was_closed_by_others_is_watched_again(self, here):
+        await here.brackets.open(fresh())
+        opening = await here.order(entry(), "cancelled", "6")
+        await here.order(entry(Side.SELL, "6", run_id="flatten-1"))
+        assert await here.brackets.on_quote(quote("94")) == ()
+        await here.again()
+        await here.brackets.heard(await here.late(opening.client_order_id, "4"), BEGAN_NS + 2 * S_NS)
+        assert await here.brackets.on_quote(quote("100", at_s=3)) == ()
+        (intent,) = await here.brackets.on_quote(quote("94", at_s=4))
+        assert (intent.leg, intent.quantity) == ("stop", 4)
+
+    async def test_nothing_more_is_ordered_for_a_decision_whose_position_was_closed(self, here, gone):
+        for _ in range(2):
+            assert here.brackets.has_sprung("run-1")
+            await here.brackets.open(fresh())
+            assert here.brackets.all() == ()
+            await here.again()
+
+    async def test_it_is_remembered_for_a_day_and_not_longer(self, here, gone):
+        (closed,) = await here.book.load()
+        day_ns = 86_400 * S_NS
+        await here.brackets.open(replace(fresh(), run_id="run-2", since_ns=closed.tried_ns + day_ns))
+        assert here.brackets.has_sprung("run-1")
+        await here.brackets.open(replace(fresh(), run_id="run-3", since_ns=closed.tried_ns + day_ns + 1))
+        assert not here.brackets.has_sprung("run-1")
+        assert [each.run_id for each in await here.book.load()] == ["run-2", "run-3"]
+
+    async def test_one_that_is_forgotten_is_covered_no_more(self, here, gone):
+        await here.brackets.forget("run-1")
+        await here.brackets.heard(await here.late(gone, "4"), BEGAN_NS + 2 * S_NS)
+        assert (here.brackets.all(), await here.book.load()) == ((), ())
+
+
 class TestRestart:
     async def test_a_stop_outlives_the_process(self, held):
         await held.again()
@@ -308,6 +377,44 @@ class TestThroughTheDesk:
         assert (sent.client_order_id, sent.intent.quantity, sent.intent.leg) == (intent.intent_id, 10, "stop")
         assert await on_quote("90" if side is Side.BUY else "115", 4) == []
         assert (await here.position(), here.brackets.all(), await here.saved()) == (0, (), ())
+        broker.database.close()
+
+    async def test_an_exit_that_the_desk_denied_or_nobody_took_goes_as_soon_as_it_can(self, here, flat, tmp_path):
+        """A full queue says nothing, and is asked again after a second; a denial takes the next leg."""
+        view = flat()
+        clock = ReplayClock(view.as_of_ns)
+        broker = PaperBroker.open(tmp_path / "broker.db", clock, PaperTerms(), inline=True)
+        guard, switch = Guard("broker", retry=None, breaker=None), TradingSwitch(here.database)
+        kill = KillSwitch(switch, here.ledger, broker, guard, clock, lambda *_: None)
+        limits = RiskLimits(concentration_share_max=10.0)
+        desk = OrderDesk(here.ledger, broker, limits, guard, kill, clock=clock)
+
+        async def order(side, quantity, leg):
+            at = {"run_id": "run-1", "account": "paper", "side": side, "quantity": quantity, "leg": leg}
+            ticket = await desk.submit(**at, view=view, now_ns=clock.now_ns())
+            await here.brackets.heard(ticket.order, clock.now_ns())
+            return ticket.order.status
+
+        async def exits(at_s):
+            clock.advance_to(view.as_of_ns + round(at_s * S_NS))
+            return await here.brackets.on_quote(Quote("SIM", clock.now_ns(), Decimal(94), Decimal(94)))
+
+        await here.brackets.open(Bracket("run-1", "paper", "SIM", Side.BUY, Decimal(95), since_ns=view.as_of_ns))
+        assert await order(Side.BUY, Decimal(10), "entry") is OrderStatus.FILLED
+        (dropped,) = await exits(1)
+        await kill.trip(kill.because(TradingState.HALTED, KillSwitchReason.OPERATOR, "anna", "lunch"))
+        (again,) = await exits(2)
+        assert again == dropped
+        assert await order(again.side, again.quantity, again.leg) is OrderStatus.DENIED
+        (second,) = await exits(3)
+        assert await order(second.side, second.quantity, second.leg) is OrderStatus.DENIED
+        assert await exits(4.9) == ()
+        looser = kill.because(TradingState.ACTIVE, KillSwitchReason.OPERATOR, "anna", "back")
+        assert await switch.release(looser, instead_of=await switch.read())
+        (third,) = await exits(5)
+        assert (again.leg, second.leg, third.leg) == ("stop", "stop-2", "stop-3")
+        assert await order(third.side, third.quantity, third.leg) is OrderStatus.FILLED
+        assert (await here.position(), here.brackets.all()) == (0, ())
         broker.database.close()
 
 

@@ -1,10 +1,13 @@
 """The ledger against the broker's books, while both go on: what agrees, what differs, and what that does to trading."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 from agents.domain import OrderStatus, TradingState
+from checkpoints.ledger import BrokerReport
 from checkpoints.trading_state import Trading
 from graph.inquiry import GRACE_S
+from tests.checkpoints.test_ledger import fill, intent
 from tests.graph.test_reconciler import room
 
 __all__ = ["room"]
@@ -60,6 +63,63 @@ class TestHoldings:
         here.venue.counts = {"SIM": Decimal("2.003")}
         await here.reconciler.once()
         assert await here.state() == (HALTED, "reconciliation")
+
+    async def test_a_position_that_is_apart_halts_also_where_orders_were_apart_before(self, room):
+        here = await room(lists=True)
+        here.venue.counts = {"SIM": Decimal(2)}
+        await self.filled(here)
+        gone = here.venue.orders.pop((await here.ledger.orders("a"))[0].client_order_id)
+        here.venue.counts = {}
+        found = (await here.reconciler.once()).found
+        assert ([each.ledger for each in found.differences], found.holdings) == ([2], ()), "told by order alone"
+        assert await here.state() == (REDUCING, "reconciliation")
+        here.venue.counts = {"SIM": Decimal(1)}
+        (held,) = (await here.reconciler.once()).found.holdings
+        assert (held.ledger, held.broker) == (0, 1)
+        assert await here.state() == (HALTED, "reconciliation")
+        here.venue.counts = {}
+        await here.books.activate("anna", "the venue has lost it")
+        await here.reconciler.once()
+        assert await here.state() == (ACTIVE, "operator"), "what was accepted of an order is so of its position"
+        here.venue.take(*gone[:2], "2")
+        here.venue.counts = {"SIM": Decimal(2)}
+        await here.reconciler.once()
+        assert await here.state() == (ACTIVE, "operator")
+
+    async def test_what_is_adopted_is_no_difference_of_positions(self, room):
+        """A ledger that is an older copy of itself."""
+        here = await room(lists=True)
+        order = intent("lost", "2")
+        here.venue.take(order, OrderStatus.FILLED, "2")
+        here.venue.counts = {"SIM": Decimal(2)}
+        done = await here.reconciler.once()
+        assert ([each.intent for each in done.found.adopted], done.found.holdings) == ([order], ())
+        assert (await here.held(), await here.state()) == (2, (ACTIVE, "new"))
+
+    async def test_nor_is_a_late_fill_that_comes_between_orders_and_positions(self, room):
+        here = await room(lists=True)
+        order = await here.open("a")
+        here.venue.take(order, OrderStatus.CANCELLED)
+        await here.reconciler.once()
+
+        async def holdings():
+            here.venue.take(order, OrderStatus.CANCELLED, "1")
+            return {"SIM": Decimal(1)}
+
+        here.venue.holdings = holdings
+        found = await here.books.compare()
+        assert (found.holdings, [each.filled for each in found.adopted]) == ((), [1])
+        assert await here.held() == 1
+
+    async def test_the_orders_of_a_run_that_is_not_ours_count_where_the_venue_has_them(self, room):
+        """Of a home on a server: a run of which nothing is left here, or that was none."""
+        here = await room(lists=True)
+        here.venue.counts = {"SIM": Decimal(2)}
+        await self.filled(here)
+        other = await here.sent("other", "5")
+        made = fill(other, "elsewhere", Decimal(5))
+        await here.ledger.record(other.intent_id, BrokerReport(OrderStatus.FILLED, fills=(made,)))
+        assert (await replace(here.books, ours=lambda _: False).compare()).agrees
 
     async def test_a_symbol_in_which_something_is_under_way_is_looked_at_later(self, room):
         here = await room()

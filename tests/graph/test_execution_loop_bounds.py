@@ -227,7 +227,8 @@ class TestOnce:
         order = (await here.tick()).ticket.order
         resting = replace(order, intent=order.intent.next_attempt(), status=OrderStatus.OPEN, filled=Decimal(1))
         here.events.clear()
-        for each in (order, order, resting, resting, replace(resting, filled=Decimal("1.5"))):
+        more = replace(resting, filled=Decimal("1.5"))
+        for each in (order, order, resting, resting, more, resting, more):  # old news in between
             await here.loop.on_order(each)
         assert [(name, filled) for name, _, filled in here.events] == [("on_fill", 1), ("on_fill", Decimal("0.5"))]
 

@@ -333,6 +333,29 @@ class TestTurnedUp:
             await here.reconciler.once()
             assert await here.state() == (REDUCING, "breach"), "it is not lifted by itself"
 
+    @pytest.mark.parametrize(
+        ("more", "state"),
+        [({"leg": "entry-2"}, REDUCING), ({"leg": "exit", "side": Side.SELL}, ACTIVE), ({"decision": 1}, ACTIVE)],
+    )
+    async def test_nor_beside_another_leg_that_does_the_same(self, room, more, state):
+        """Who slices a plan, or closes a position, goes on with the next leg."""
+        here = await room()
+        order = await self.not_placed(here)
+        other = await here.sent("a", **more)
+        here.venue.take(other, OrderStatus.FILLED, "2")
+        here.venue.take(order, OrderStatus.FILLED, "2")
+        await here.reconciler.once()
+        assert (await here.state())[0] is state
+
+    async def test_what_was_ordered_before_it_was_lost_is_no_second_try(self, room):
+        here = await room()
+        before = await here.sent("a", leg="entry-0")
+        here.venue.take(before, OrderStatus.FILLED, "2")
+        order = await self.not_placed(here)
+        here.venue.take(order, OrderStatus.FILLED, "2")
+        await here.reconciler.once()
+        assert (await here.held(), await here.state()) == (4, (ACTIVE, "new"))
+
     async def test_it_is_looked_for_as_long_as_is_stated(self, room):
         here = await room()
         order = await self.not_placed(here)

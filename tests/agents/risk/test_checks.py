@@ -544,11 +544,23 @@ class TestStops:
         assert check.passed is not crossed
 
 
+def test_no_measure_is_a_negative_zero():
+    sell = replace(GOOD, side=Side.SELL, limit_price=100.0, reference_price=100.0, reference_ns=GOOD.time_ns)
+    for proposal in (replace(GOOD, day_profit=0), replace(GOOD, day_profit=0.0), sell):
+        told = {check.name: str(check.value) for check in pre_trade_checks(proposal, RiskLimits())}
+        assert (told["daily_loss"], [name for name, value in told.items() if value.startswith("-")]) == ("0.0", [])
+
+
 class TestWindows:
     @pytest.mark.parametrize("ahead_s", [0.0, 4.9])
     def test_a_clock_that_was_set_back_forgets_nothing(self, ahead_s):
         assert failed(replace(GOOD, orders=(own(quantity=10.0, ago_s=-ahead_s),))) == ["duplicate_intent"]
         assert failed(replace(GOOD, orders=(own(ago_s=-ahead_s),) * 10)) == ["order_rate"]
+
+    def test_what_is_further_ahead_than_the_window_is_of_another_time(self):
+        """Of a decision on history that is newer than this one."""
+        assert failed(replace(GOOD, orders=(own(quantity=10.0, ago_s=-5.1),))) == []
+        assert failed(replace(GOOD, orders=(own(ago_s=-60.1),) * 10)) == []
 
     def test_a_twin_has_the_same_symbol_side_and_quantity(self):
         twin = own(quantity=10.0)

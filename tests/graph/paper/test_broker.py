@@ -278,6 +278,20 @@ class TestPricesThatComeTwiceOrLate:
             assert await getattr(venue.again(), feed)(price) == {}
         assert len((await venue.broker.find(order.intent_id)).fills) == 2
 
+    @pytest.mark.parametrize("price", [quote("100"), bar("100 100 100 100")])
+    async def test_one_that_could_not_be_used_may_come_again(self, venue, monkeypatch, price):
+        await venue.broker.send(order := intent())
+        use = venue.broker.on_quote if hasattr(price, "bid") else venue.broker.on_bar
+
+        async def full(*_):
+            raise StorageError("the disk is full")
+
+        monkeypatch.setattr(Database, "awrite", full)
+        with pytest.raises(StorageError):
+            await use(price)
+        monkeypatch.undo()
+        assert executions((await use(price))[order.intent_id]) == [(2, 100)]
+
     async def test_prices_of_other_symbols_are_nothing_to_it(self, venue):
         await venue.broker.send(intent())
         assert await venue.broker.on_quote(quote("1", symbol="OTHER")) == {}
@@ -481,6 +495,10 @@ class TestListing:
             part.intent_id: ("OTHER", Decimal(2)),
         }
         assert await venue.broker.resting() == {rests.intent_id: "SIM", part.intent_id: "OTHER"}
+        assert await venue.broker.holdings() == {"SIM": 0, "OTHER": 2}
+        await venue.broker.send(intent("more", Side.SELL, "7", symbol="OTHER"))
+        await venue.broker.on_quote(quote("101", at_s=2, sizes=("9", "0"), symbol="OTHER"))
+        assert await venue.again().holdings() == {"SIM": 0, "OTHER": -5}
 
 
 class TestConcurrent:
