@@ -87,7 +87,8 @@ class Executed:
 class BrokerReport:
     """What a broker says of one order: OPEN, FILLED, CANCELLED or REJECTED; UNKNOWN when it said nothing to be trusted.
 
-    An order that was CANCELLED may have been filled in part before.
+    NOT_PLACED: it was certainly not placed, and may be tried again. An order that was CANCELLED may have been filled in
+    part before.
     """
 
     status: OrderStatus

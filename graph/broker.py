@@ -6,6 +6,7 @@ from typing import Protocol
 
 from agents.domain import OrderIntent
 from checkpoints.ledger import BrokerReport
+from graph.grid import Grid
 
 __all__ = ["Broker"]
 
@@ -20,8 +21,26 @@ class Broker(Protocol):
     @property
     def idempotent(self) -> bool: ...
 
+    def grid(self, symbol: str) -> Grid | None:
+        """The quantities and prices that are taken; None where any are.
+
+        The desk brings an order onto it before the order gets its id, so that the ledger knows what is sent.
+
+        Raises:
+            OrderError: this is not traded here, or the rules are not known yet.
+        """
+        del symbol
+        return None
+
     async def send(self, intent: OrderIntent) -> BrokerReport:
-        """Place the order, once. Raises BrokerUnavailable when its fate is unknown."""
+        """Place the order, once.
+
+        A report of NOT_PLACED says that it is certain that nothing was placed, and that it may be tried again later.
+
+        Raises:
+            OrderRefused: it was not placed, and will not be.
+            BrokerUnavailable: its fate is unknown.
+        """
         ...
 
     async def find(self, client_order_id: str) -> BrokerReport | None:

@@ -16,6 +16,7 @@ from agents.errors import BrokerUnavailable, OrderError, OrderRefused
 from agents.risk import RiskLimits, market_hours, trading_check
 from checkpoints.ledger import Account, BrokerReport, OrderLedger
 from graph.broker import Broker
+from graph.grid import Fitted
 from graph.inquiry import GRACE_S, HELD_UP_S, Inquiry, readable
 from graph.kill_switch import KillSwitch
 from graph.resilience import Guard
@@ -84,10 +85,11 @@ class OrderDesk:
         `quote`, `now_ns` and `marks`: see `graph.review.Scene`.
 
         The checks are made on the size that was asked for, inside the ledger's transaction; what is sent is what the
-        throttle leaves of it.
+        throttle leaves of it, on the broker's grid: a quantity is only ever made smaller, a limit never worse.
 
         Raises:
             OrderConflict: the run has already sent a different order.
+            OrderError: the broker does not trade the symbol, or does not know its rules yet.
             BrokerUnavailable: the order's fate is unknown, and stays UNKNOWN in the ledger until the broker answers.
             InvalidValue: what was given is no order, or the quote is that of another symbol.
         """
@@ -95,28 +97,29 @@ class OrderDesk:
         if held is None:
             held = (await self._ledger.portfolio(account)).position(view.symbol).quantity
         left = throttled(quantity, held, side.sign, scene, self._limits)
-        if left.quantity <= 0:
-            return Ticket(None, (*left.reasons, f"nothing is left of {quantity} to order"))
+        fitted = self._fitted(scene, side, left.quantity, limit_price, stop_price)
+        why = (*left.reasons, *fitted.reasons)
+        if fitted.quantity <= 0:
+            return Ticket(None, (*why, f"nothing is left of {quantity} to order"))
         intent = OrderIntent.derive(
             run_id=run_id,
             account=account,
             symbol=view.symbol,
             side=side,
-            quantity=left.quantity,
+            quantity=fitted.quantity,
             reference_price=view.last_price,
             reference_ns=scene.time_ns,
             decision=decision,
             leg=leg,
-            limit_price=limit_price,
-            stop_price=stop_price,
+            limit_price=fitted.limit_price,
+            stop_price=fitted.stop_price,
         )
         await self._load_hours(scene)
         order = await self._place(intent, quantity, scene)
         sent = order.intent.quantity
-        reasons = (
-            left.reasons if sent == left.quantity else (f"of {quantity} that were asked for, {sent} were ordered",)
+        return Ticket(
+            order, why if sent == fitted.quantity else (f"of {quantity} that were asked for, {sent} were ordered",)
         )
-        return Ticket(order, reasons)
 
     async def cancel(self, client_order_id: str) -> Order:
         """Take an order out of the broker's book; gives how it stands then: it may have been filled meanwhile.
@@ -156,6 +159,15 @@ class OrderDesk:
         with suppress(OrderError):
             return (await self._inquiry.settle(order),)
         return ()
+
+    def _fitted(
+        self, scene: Scene, side: Side, quantity: Decimal, limit_price: Decimal | None, stop_price: Decimal | None
+    ) -> Fitted:
+        """What is left of an order, as the broker takes it."""
+        grid = self._broker.grid(scene.view.symbol) if quantity > 0 else None
+        if grid is None:
+            return Fitted(quantity, limit_price, stop_price)
+        return grid.fit(side, quantity, price=scene.price, limit_price=limit_price, stop_price=stop_price)
 
     async def _load_hours(self, scene: Scene) -> None:
         """An exchange's sessions take half a second to load; not while the ledger is locked for everybody."""

@@ -64,6 +64,8 @@ def test_every_module_has_a_test_of_its_own_name():
         "graph/resilience/events.py",  # by every test of a guard
         "graph/transport.py",  # protocols and a record
         "graph/stream/events.py",  # by the streams that have them
+        "graph/stream/connections.py",  # by the streams that are kept by it
+        "graph/spot/answers.py",  # by all that reads them
         "graph/exchange/accounts.py",  # by the engine's tests, as the next two
         "graph/exchange/orders.py",
         "graph/exchange/symbols.py",

@@ -1,7 +1,8 @@
 """Live market data as one stream of events: from an exchange, from a file, or simulated.
 
 events.py       what a stream gives, and what it tells of itself
-exchange.py     an exchange's WebSocket streams: connections one after another
+exchange.py     an exchange's WebSocket streams
+connections.py  connections to the same place, one after another
 reader.py       one connection
 frames.py       from frames to events; nothing in a frame is believed
 history.py      bars of the past, by REST

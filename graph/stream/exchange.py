@@ -7,18 +7,18 @@
 What can go wrong, and what is done: docs/exchange.md has the table.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from random import Random
 
 from agents.clock import Clock
 from agents.domain import check_symbol
-from agents.errors import ConfigError, FeedDead, LinkLost
-from graph.stream.events import Disconnected, MarketEvent, StreamHealth, StreamNotice
+from agents.errors import ConfigError
+from graph.stream.connections import Connections
+from graph.stream.events import MarketEvent, StreamHealth, StreamNotice
 from graph.stream.frames import BarTrack, QuoteTrack, TradeTrack
 from graph.stream.history import INTERVALS, BarHistory
-from graph.stream.reader import Reader, Renewal, StreamLimits, Watched
+from graph.stream.reader import Reader, StreamLimits, Watched
 from graph.transport import Connector, Link
 
 __all__ = ["ExchangeStream"]
@@ -51,13 +51,21 @@ class ExchangeStream:
         observer: Callable[[StreamNotice], None] = lambda _: None,
     ) -> None:
         self.health = StreamHealth()
-        self._connector = connector
-        self._url = f"{url.rstrip('/')}/stream"
         self._clock = clock
         self._history = history
         self._limits = limits or StreamLimits()
-        self._dice = dice or Random()  # noqa: S311 - jitter is no secret
         self._observer = observer
+        self._connections = Connections[MarketEvent](
+            connector,
+            f"{url.rstrip('/')}/stream",
+            "market data",
+            clock,
+            self.health,
+            connect=self._limits.connect,
+            retry=self._limits.retry,
+            dice=dice,
+            observer=observer,
+        )
         self._interval = interval
         self._streams: dict[str, Watched] = {}
         for symbol in symbols:
@@ -88,56 +96,18 @@ class ExchangeStream:
         Raises:
             FeedDead: as many tries in a row have failed as the limits allow.
         """
-        while True:
-            try:
-                async with aclosing(self._connection()) as incoming:
-                    async for event in incoming:
-                        self.health.delivered += 1
-                        yield event
-            except Renewal as plan:
-                self._observer(Disconnected(self._clock.now_ns(), str(plan), self.health.failures, 0.0))
-            except LinkLost as error:
-                await asyncio.sleep(self._failed(error))
+        async with aclosing(self._connections.events(self._read)) as incoming:
+            async for event in incoming:
+                yield event
 
-    def _failed(self, error: LinkLost) -> float:
-        """Seconds until the next try. Raises FeedDead."""
-        self.health.failures += 1
-        failures = self.health.failures
-        wait = self._limits.retry.delay_seconds(failures, error, self._dice, 0.0)
-        self._observer(Disconnected(self._clock.now_ns(), str(error), failures, wait or 0.0))
-        if wait is None:
-            raise FeedDead(
-                f"market data failed {failures} times in a row ({error}); the stream is over; look at the exchange's"
-                " status and at the network, and start again"
-            ) from error
-        return wait
-
-    # One connection
-
-    async def _connection(self) -> AsyncGenerator[MarketEvent, None]:
-        """The events of one connection. Raises LinkLost or Renewal at its end."""
-        link = await self._connect()
-        try:
-            reader = Reader(
-                link,
-                self._streams,
-                limits=self._limits,
-                clock=self._clock,
-                health=self.health,
-                observer=self._observer,
-                history=self._history,
-            )
-            async with aclosing(reader.events()) as incoming:
-                async for event in incoming:
-                    yield event
-        finally:
-            await link.close()
-
-    async def _connect(self) -> Link:
-        try:
-            async with asyncio.timeout(self._limits.connect):
-                link = await self._connector.connect(self._url)
-        except TimeoutError:
-            raise LinkLost(f"{self._url} did not answer within {self._limits.connect:g} s; try again") from None
-        self.health.connections += 1
-        return link
+    def _read(self, link: Link) -> AsyncGenerator[MarketEvent, None]:
+        reader = Reader(
+            link,
+            self._streams,
+            limits=self._limits,
+            clock=self._clock,
+            health=self.health,
+            observer=self._observer,
+            history=self._history,
+        )
+        return reader.events()

@@ -24,14 +24,15 @@ from graph.stream.frames import BarTrack, Control, Refused, Track, read_frame
 from graph.stream.history import BarHistory
 from graph.transport import Link
 
-__all__ = ["Reader", "Renewal", "StreamLimits", "Watched"]
+__all__ = ["Reader", "Renewal", "StreamLimits", "Watched", "patience"]
 
 _SUBSCRIPTION = 1
 _SHORT_SECONDS = 60.0  # a connection that ends sooner is none that may be opened again at once
 _AWAY_SECONDS = 0.1
 
 
-def _patience() -> Retry:
+def patience() -> Retry:
+    """How an exchange is connected to again: after 5 s first, 60 s at most; the tenth failure in a row is the last."""
     return Retry(max_attempts=10, base_seconds=5.0, max_seconds=60.0, jitter=(0.5, 1.0))
 
 
@@ -55,7 +56,7 @@ class StreamLimits:
     lifetime: float = 23.5 * 3_600
     history: float = 10.0
     frame_bytes_max: int = 65_536
-    retry: Retry = field(default_factory=_patience)
+    retry: Retry = field(default_factory=patience)
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -14,6 +14,7 @@ from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
 from graph.broker import Broker
 from graph.desk import Mark, OrderDesk
+from graph.grid import Grid, Steps
 from graph.inquiry import GRACE_S, HELD_UP_S
 from graph.resilience import Guard
 
@@ -609,3 +610,32 @@ class TestNextAttempt:
         assert order.reason == "it was held up for 20 s on its way out, and was not sent"
         here.venue.idempotent = True
         assert (await here.submit("other")).order.status is OrderStatus.FILLED
+
+
+class TestGrid:
+    """What a venue does not take is brought to what it takes, before there is an order."""
+
+    GRID = Grid(lots=Steps(Decimal("0.5"), Decimal(1), Decimal(10)), ticks=Steps(Decimal(1)), worth_least=Decimal(5))
+
+    async def test_the_order_is_what_the_venue_takes(self, room):
+        here = await room()
+        here.venue.grid = lambda _: self.GRID
+        ticket = await here.submit(quantity="2.7", limit_price=Decimal("99.5"))
+        assert (ticket.order.intent.quantity, ticket.order.intent.limit_price) == (Decimal("2.5"), Decimal(99))
+        assert ticket.reasons == (
+            "quantity 2.7 became 2.5, which the venue takes",
+            "limit 99.5 became 99, which the venue takes",
+        )
+        again = await here.submit(quantity="2.7", limit_price=Decimal("99.5"))
+        assert again.order.client_order_id == ticket.order.client_order_id
+
+    async def test_what_is_too_little_is_no_order(self, room):
+        here = await room()
+        here.venue.grid = lambda _: self.GRID
+        ticket = await here.submit(quantity="0.9")
+        assert ticket.order is None
+        assert ticket.reasons == (
+            "quantity 0.5 is below 1, the least that the venue takes",
+            "nothing is left of 0.9 to order",
+        )
+        assert (await here.ledger.orders("run-1"), here.venue.calls) == ((), [])
