@@ -27,6 +27,7 @@ from agents.risk import RiskLimits
 from agents.strategist import StrategySettings
 from checkpoints.engine import open_url, url_of
 from graph.paper import PaperTerms
+from graph.spot.terms import ExchangeTerms
 
 __all__ = ["GuardPolicy", "Settings", "limit_sources", "load_settings"]
 
@@ -65,7 +66,8 @@ class Settings(BaseSettings):
     "demo", "rule" or "hold-cash"; `policy_sha256` the hash that the bundle must have (`python -m agents.policy.inspect`
     prints it); `bar_period` seconds from bar to bar of a session that trades bar by bar; `required` and `optional` the
     swarm's members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for
-    it, in this order, when it cannot; `paper` the terms of the paper broker; `guards` by node, analyst or `broker`.
+    it, in this order, when it cannot; `paper` the terms of the paper broker; `exchange` where
+    an exchange is, and the account there; `guards` by node, analyst or `broker`.
     """
 
     model_config = SettingsConfigDict(
@@ -88,6 +90,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     risk: RiskLimits = RiskLimits()
     paper: PaperTerms = PaperTerms()
+    exchange: ExchangeTerms = ExchangeTerms()
     guards: dict[str, GuardPolicy] = Field(default_factory=dict)
 
     @field_validator("database")
@@ -128,6 +131,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{truths[0]} is a truth value, and must be a number")
         symbols = value.get("restricted")
         return {**value, "restricted": symbols.replace(" ", "").split(",")} if isinstance(symbols, str) else value
+
+    @field_validator("exchange", mode="before")
+    @classmethod
+    def _split_symbols(cls, value: Any) -> Any:
+        """A list of symbols in a variable of the environment comes as one text."""
+        symbols = value.get("symbols") if isinstance(value, Mapping) else None
+        return {**value, "symbols": symbols.replace(" ", "").split(",")} if isinstance(symbols, str) else value
 
     def guard(self, name: str) -> GuardPolicy:
         """The policy for one node, analyst or the broker."""
@@ -270,13 +280,14 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
 
 
-_OF_TODAY = ("home", "database", "concurrency", "paper")
+_OF_TODAY = ("home", "database", "concurrency", "paper", "exchange")
 """Settings that do not shape a decision, and are never kept with a run."""
 _SECTIONS: Mapping[str, type] = {
     "strategy": StrategySettings,
     "gate": GateSettings,
     "risk": RiskLimits,
     "paper": PaperTerms,
+    "exchange": ExchangeTerms,
 }
 
 
@@ -314,7 +325,8 @@ def _refuse_unknown(section: Any, known: set[str], prefix: str, source: str) -> 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "settings"
-    got = "" if where == "database" else f", got {first.get('input')!r:.80}"  # which may be a password
+    secret = where.partition(".")[0] in {"database", "exchange"}  # a password, or a key, may be in it
+    got = "" if secret else f", got {first.get('input')!r:.80}"
     return (
         f"setting {where} does not fit: {first['msg']}{got}; nothing was run;"
         " correct it in the settings file, the environment (HOLDFAST_...) or the flags"

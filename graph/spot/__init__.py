@@ -14,8 +14,3 @@ answers.py      the shapes of answers, and what a refusal means
 signing.py      key and signature
 terms.py        where the exchange is, and who trades there
 """
-
-from graph.spot.broker import ExchangeBroker, follow
-from graph.spot.terms import ExchangeTerms
-
-__all__ = ["ExchangeBroker", "ExchangeTerms", "follow"]

@@ -156,7 +156,6 @@ class _RateLimit(msgspec.Struct, rename="camel"):
 
 class _Symbol(msgspec.Struct, rename="camel"):
     symbol: Text
-    status: Text
     base_asset: Text
     quote_asset: Text
     filters: list[dict[str, Any]]

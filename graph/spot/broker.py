@@ -47,7 +47,7 @@ _TYPES: Mapping[OrderType, str] = {
     OrderType.STOP_LIMIT: "STOP_LOSS_LIMIT",
 }
 _INFO_WEIGHT, _FIND_WEIGHT, _OPEN_WEIGHT = 20, 4, 6
-_NO_SUCH_ORDER, _NOT_IN_BOOK, _REJECTED = -2013, -2011, -2010
+_NO_SUCH_ORDER, _NOT_IN_BOOK, _REJECTED, _NO_SUCH_SYMBOL = -2013, -2011, -2010, -1121
 _DUPLICATE = "Duplicate order"
 _REFUSED_MAX = 10_000
 
@@ -56,8 +56,8 @@ class ExchangeBroker(Broker):
     """Trades the account of `terms`. Not idempotent: the exchange compares an id with orders that are open alone.
 
     `symbol_of` gives the symbol of an order of ours, by its id, from before this process; None where nobody knows.
-    `begin` has to be awaited before anything else. `health` counts what the user stream brings, `observer` hears every
-    notice of it, and must not raise.
+    Whatever is asked for before `begin` was awaited, begins; the grid is known from then on. `health` counts what the
+    user stream brings, `observer` hears every notice of it, and must not raise.
     """
 
     idempotent: bool = False
@@ -85,7 +85,7 @@ class ExchangeBroker(Broker):
         self._trades = Trades(self._rest)
         self._watch = Watch(self._markets)
         self._books: ExchangeBooks | None = None
-        self._reading = asyncio.Lock()
+        self._reading, self._beginning = asyncio.Lock(), asyncio.Lock()
         self._refused: OrderedDict[str, None] = OrderedDict()  # ids that were certainly not placed
         limits = limits or UserLimits()
         connections = Connections[Update](
@@ -101,7 +101,7 @@ class ExchangeBroker(Broker):
         )
         self._stream = UserStream(
             connections=connections,
-            rest=self._rest,
+            ready=self._ready,
             signer=signer,
             time=self._time,
             watch=self._watch,
@@ -123,19 +123,14 @@ class ExchangeBroker(Broker):
         self._time.doubtful = True
         try:
             await self._rest.measure()
-            info = await self._rest.look("exchangeInfo", InfoAnswer, _INFO_WEIGHT)
+            for symbol in self._symbols:
+                await self._learn(symbol)
         except Refused as no:
             raise BrokerUnavailable(
                 f"the exchange did not tell its rules ({no}); nothing was begun; try later"
             ) from None
-        known = markets(info)
-        for symbol in self._symbols:
-            if symbol not in known:
-                raise ConfigError(f"{symbol} is not traded at the exchange; nothing was begun; name what is")
-        self._budget.limits(info.rate_limits)
-        self._markets.update(known)
         if self._books is None:
-            mine = {symbol: known[symbol] for symbol in self._symbols}
+            mine = {symbol: self._markets[symbol] for symbol in self._symbols}
             self._books = ExchangeBooks(self._rest, self._trades, mine)
 
     @property
@@ -190,7 +185,7 @@ class ExchangeBroker(Broker):
                 raise BrokerUnavailable(
                     f"the exchange did not tell of order {client_order_id} ({no}); ask later"
                 ) from None
-            return await self._report(client_order_id, answer)
+            return await self._report(client_order_id, answer, symbol)
         return None
 
     async def cancel(self, client_order_id: str) -> BrokerReport | None:
@@ -206,13 +201,13 @@ class ExchangeBroker(Broker):
                 raise BrokerUnavailable(
                     f"the exchange did not cancel order {client_order_id} ({no}); it may be filled yet; cancel again"
                 ) from None
-            return await self._report(client_order_id, answer)
+            return await self._report(client_order_id, answer, symbol)
         return await self.find(client_order_id)
 
     async def executed(self) -> Mapping[str, tuple[str, Decimal]]:
         """Of orders of ours, in the symbols of the terms. Raises BrokerUnavailable."""
         async with self._reading:
-            return await self._book().executed()
+            return await (await self._book()).executed()
 
     async def intent(self, client_order_id: str) -> OrderIntent | None:
         """The exchange does not know whose an order is."""
@@ -222,6 +217,7 @@ class ExchangeBroker(Broker):
     async def resting(self) -> Mapping[str, str]:
         """All orders in the book, in the symbols of the terms, whoever has sent them. Raises BrokerUnavailable."""
         found: dict[str, str] = {}
+        await self._ready()
         for symbol in self._symbols:
             try:
                 answers = await self._rest.ask("openOrders", list[OrderAnswer], _OPEN_WEIGHT, symbol=symbol)
@@ -240,7 +236,7 @@ class ExchangeBroker(Broker):
             BrokerUnavailable: the exchange did not say.
         """
         async with self._reading:
-            return await self._book().holdings()
+            return await (await self._book()).holdings()
 
     def updates(self) -> AsyncGenerator[Update, None]:
         """What the user stream tells of orders of ours; see `UserStream.updates`. One reader at a time."""
@@ -256,10 +252,41 @@ class ExchangeBroker(Broker):
                                f" {', '.join(self._symbols)}")  # fmt: skip
         return self._markets[symbol]
 
-    def _book(self) -> ExchangeBooks:
+    async def _ready(self) -> None:
+        """Make sure that time and rules are known. Raises BrokerUnavailable."""
         if self._books is None:
-            raise BrokerUnavailable("the exchange's rules are not known; nothing was asked; await `begin` first")
+            async with self._beginning:
+                if self._books is None:
+                    await self.begin()
+        try:
+            await self._rest.measure()
+        except Refused as no:
+            raise BrokerUnavailable(f"the exchange did not say what time it is there ({no}); ask later") from None
+
+    async def _book(self) -> ExchangeBooks:
+        await self._ready()
+        assert self._books is not None  # noqa: S101 - or it would not be ready
         return self._books
+
+    async def _learn_late(self, symbol: str) -> None:
+        try:
+            await self._learn(symbol)
+        except Refused as no:
+            raise BrokerUnavailable(f"the exchange did not tell the rules of {symbol} ({no}); ask later") from None
+
+    async def _learn(self, symbol: str) -> None:
+        """Ask for a symbol's rules. Raises Refused, BrokerUnavailable, and ConfigError where it is not traded."""
+        try:
+            info = await self._rest.look("exchangeInfo", InfoAnswer, _INFO_WEIGHT, symbol=symbol)
+        except Refused as no:
+            if no.code != _NO_SUCH_SYMBOL:
+                raise
+            raise ConfigError(f"{symbol} is not traded at the exchange; nothing was begun; name what is") from None
+        self._budget.limits(info.rate_limits)
+        known = markets(info)
+        if symbol not in known:
+            raise BrokerUnavailable(f"the exchange did not tell the rules of {symbol}, which were asked for; ask again")
+        self._markets[symbol] = known[symbol]
 
     async def _where(self, name: str) -> Sequence[str]:
         """The symbols that an order may be of: its own, where that is known."""
@@ -300,10 +327,12 @@ class ExchangeBroker(Broker):
         fills = await self._trades.of_answer(answer, self._market(intent.symbol))
         return self._told(answer, BrokerReport(answer.stands, str(answer.order_id), fills))
 
-    async def _report(self, name: str, answer: OrderAnswer) -> BrokerReport:
-        market = self._markets.get(answer.symbol)
-        if answer.name != name or market is None:
+    async def _report(self, name: str, answer: OrderAnswer, symbol: str) -> BrokerReport:
+        if answer.name != name or answer.symbol != symbol:
             raise BrokerUnavailable(f"the exchange told of another order than {name}, which was asked for; ask again")
+        if answer.symbol not in self._markets:  # of a time when it was traded here
+            await self._learn_late(answer.symbol)
+        market = self._markets[answer.symbol]
         fills = self._watch.fills(name)
         if sum((fill.quantity for fill in fills), Decimal(0)) != answer.executed:
             fills = await self._trades.of_order(answer, market)

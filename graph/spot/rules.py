@@ -23,11 +23,9 @@ class Market:
 
 
 def markets(info: InfoAnswer) -> Mapping[str, Market]:
-    """What is traded now, by symbol. Raises BrokerUnavailable for a rule that cannot be read."""
-    trading = (each for each in info.symbols if each.status == "TRADING")
-    return {
-        each.symbol: Market(each.symbol, each.base_asset, each.quote_asset, _grid(each.filters)) for each in trading
-    }
+    """The rules by symbol. Raises BrokerUnavailable for one that cannot be read."""
+    told = info.symbols
+    return {each.symbol: Market(each.symbol, each.base_asset, each.quote_asset, _grid(each.filters)) for each in told}
 
 
 def _grid(filters: list[dict[str, Any]]) -> Grid:

@@ -17,9 +17,9 @@ from agents.clock import Clock
 from agents.errors import BrokerUnavailable, ConfigError, LinkLost
 from checkpoints.ledger import BrokerReport
 from graph.resilience import Retry
-from graph.spot.answers import CLOCK_IS_OFF, Refused
+from graph.spot.answers import CLOCK_IS_OFF
 from graph.spot.frames import Answered, Ended, Moved, read_frame
-from graph.spot.rest import WINDOW_MS, Rest
+from graph.spot.rest import WINDOW_MS
 from graph.spot.server_time import ServerTime
 from graph.spot.signing import Signer
 from graph.spot.watch import TOLD_S, Ask, Watch
@@ -67,13 +67,16 @@ class UserLimits:
 
 
 class UserStream:
-    """`find` asks for an order by REST; `resting` for those in the book. One reader at a time."""
+    """For one reader at a time.
+
+    `ready` makes sure that time and rules are known; `find` asks for an order by REST, `resting` for those in the book.
+    """
 
     def __init__(
         self,
         *,
         connections: Connections[Update],
-        rest: Rest,
+        ready: Callable[[], Awaitable[None]],
         signer: Signer,
         time: ServerTime,
         watch: Watch,
@@ -85,7 +88,7 @@ class UserStream:
         observer: Callable[[StreamNotice], None],
     ) -> None:
         self._connections = connections
-        self._rest = rest
+        self._ready = ready
         self._signer = signer
         self._time = time
         self._watch = watch
@@ -128,9 +131,9 @@ class UserStream:
 
     async def _subscribe(self, session: "_Session") -> None:
         try:
-            await self._rest.measure()
-        except (BrokerUnavailable, Refused) as error:
-            raise LinkLost(f"the exchange did not say what time it is there ({error}); try again") from None
+            await self._ready()
+        except BrokerUnavailable as error:
+            raise LinkLost(f"the exchange does not answer by REST ({error}); try again") from None
         params = self._signer.message({"timestamp": self._time.now_ms(), "recvWindow": WINDOW_MS})
         await session.say(_SUBSCRIBE, "userDataStream.subscribe.signature", params)
         while session.number is None:

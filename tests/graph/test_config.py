@@ -290,3 +290,44 @@ class TestChanges:
         assert shaping_in(path) == {"cash": 5, "strategy": {"weight_max": 0.1}}
         with pytest.raises(ConfigError):
             shaping_in(tmp_path / "none.toml")
+
+
+class TestExchange:
+    """Where an exchange is, and the account there, whose key and secret nobody is shown."""
+
+    def test_from_a_file_and_the_environment(self, tmp_path, monkeypatch):
+        path = tmp_path / "s.toml"
+        path.write_text('[exchange]\nrest = "http://127.0.0.1:9010"\nkey = "canary-1"\nsymbols = ["ETHUSDT"]\n')
+        monkeypatch.setenv("HOLDFAST_EXCHANGE__SECRET", "canary-2")
+        terms = load_settings(path).exchange
+        assert (terms.rest, terms.symbols) == ("http://127.0.0.1:9010", ("ETHUSDT",))
+        assert (terms.key.get_secret_value(), terms.secret.get_secret_value()) == ("canary-1", "canary-2")
+        monkeypatch.setenv("HOLDFAST_EXCHANGE__SYMBOLS", "BTCUSDT, ETHUSDT")
+        assert load_settings(path).exchange.symbols == ("BTCUSDT", "ETHUSDT")
+
+    def test_neither_is_shown_or_kept_with_a_run(self, tmp_path):
+        path = tmp_path / "s.toml"
+        path.write_text('[exchange]\nkey = "canary-1"\nsecret = "canary-2"\n')
+        settings = load_settings(path)
+        assert "canary" not in repr(settings) + str(settings.shaping())
+        assert "exchange" not in settings.shaping()
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            'symbols = ["a b"]',
+            "symbols = 5",
+            "rest = 5",
+            'rest = "http://api.example.com"',
+            "secret = 5",
+            'colour = "red"',
+        ],
+    )
+    def test_what_does_not_fit_is_refused_and_the_secret_not_told(self, tmp_path, line):
+        path = tmp_path / "s.toml"
+        other = "" if line.startswith("secret") else 'secret = "canary-2"\n'
+        path.write_text(f'[exchange]\nkey = "canary-1"\n{other}{line}\n')
+        with pytest.raises(ConfigError) as told:
+            load_settings(path)
+        assert "exchange" in str(told.value)
+        assert "canary" not in str(told.value)

@@ -9,7 +9,7 @@ import pytest
 
 from agents.domain import OrderStatus, Side, TradingState
 from agents.errors import BrokerUnavailable, ConfigError, HoldfastError, OrderRefused
-from graph.spot import ExchangeBroker, follow
+from graph.spot.broker import ExchangeBroker, follow
 from tests.graph.spot.world import BTC, intent_of, play, terms_of
 
 OPEN, FILLED, CANCELLED = OrderStatus.OPEN, OrderStatus.FILLED, OrderStatus.CANCELLED
@@ -244,16 +244,22 @@ class TestDirectly:
         assert (same, found, tif) == (True, kind, "GTC")
         assert (report.status, report.broker_order_id) == (FILLED if kind == "MARKET" else OPEN, str(number))
 
-    def test_nothing_goes_before_it_has_begun(self):
+    def test_whatever_is_asked_first_begins(self):
         async def story(world):
-            fresh = world.open()
-            for ask in (fresh.send(intent_of()), fresh.executed(), fresh.holdings()):
+            asks = ("executed", "holdings", "resting")
+            for ask in asks:
+                fresh = world.open()
                 with pytest.raises(BrokerUnavailable, match="await `begin` first"):
-                    await ask
-            with pytest.raises(BrokerUnavailable):
-                fresh.grid(BTC)
+                    fresh.grid(BTC)
+                with pytest.raises(BrokerUnavailable, match="await `begin` first"):
+                    await fresh.send(intent_of())
+                await getattr(fresh, ask)()
+                assert fresh.grid(BTC) == world.broker.grid(BTC)
+            fresh = world.open()
+            asked = await asyncio.gather(*(getattr(fresh, ask)() for ask in asks))
+            return len(asked), world.http.asked.count("GET exchangeInfo")
 
-        play(story)
+        assert play(story) == (3, 5)
 
     def test_a_symbol_that_is_not_there(self):
         async def story(world):

@@ -13,7 +13,8 @@ from agents.errors import BrokerUnavailable, ConfigError, FeedDead, LinkLost, Or
 from checkpoints.ledger import BrokerReport
 from graph.exchange.symbols import SYMBOLS
 from graph.resilience.virtual import VirtualClock
-from graph.spot import ExchangeBroker, ExchangeTerms
+from graph.spot.broker import ExchangeBroker
+from graph.spot.terms import ExchangeTerms
 from tests.graph.spot.stub import BEGIN_MS, Script, reply
 from tests.graph.spot.test_frames import REPORT
 from tests.graph.spot.test_trades import row

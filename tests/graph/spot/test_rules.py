@@ -35,10 +35,6 @@ def test_older_filters_and_none():
     assert markets(info(symbol()))["AB"].grid == Grid()
 
 
-def test_what_is_not_traded_now_is_not_there():
-    assert markets(info(symbol(status="BREAK"))) == {}
-
-
 @pytest.mark.parametrize("number", [None, 5, "NaN", "-1", "1e3", [], "9" * 40])
 def test_rules_that_are_none(number):
     with pytest.raises(BrokerUnavailable):

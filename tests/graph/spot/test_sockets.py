@@ -10,8 +10,8 @@ from agents.domain import OrderStatus
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
 from graph.sockets import HttpClient, WebSocketConnector
-from graph.spot import ExchangeBroker, ExchangeTerms, follow
-from graph.spot.broker import of_ledger
+from graph.spot.broker import ExchangeBroker, follow, of_ledger
+from graph.spot.terms import ExchangeTerms
 from graph.stream.events import Connected
 from tests.graph.exchange.test___main__ import process
 from tests.graph.spot.world import intent_of

@@ -7,7 +7,7 @@ import pytest
 
 from agents.domain import OrderStatus
 from agents.errors import ConfigError, FeedDead
-from graph.spot import follow
+from graph.spot.broker import follow
 from graph.spot.user_stream import UserLimits
 from graph.stream.events import Connected, Disconnected, StreamStale
 from tests.graph.spot.world import intent_of, play

@@ -29,8 +29,8 @@ from graph.kill_switch import KillSwitch
 from graph.reconciler import Reconciler
 from graph.resilience import Guard
 from graph.resilience.virtual import VirtualClock
-from graph.spot import ExchangeBroker, ExchangeTerms, follow
-from graph.spot.broker import of_ledger
+from graph.spot.broker import ExchangeBroker, follow, of_ledger
+from graph.spot.terms import ExchangeTerms
 from tests.graph.stream.world import LoopTime
 
 BTC = "BTCUSDT"
