@@ -13,9 +13,10 @@ at the target, past   close at the market             only where the stop was no
 better than before    move a trailing stop after it   after the stop of before was looked at
 ====================  ==============================  ==================================================
 
-An exit is asked for until there is news of it. Its id follows from the bracket, which is saved before the exit is sent:
-so it is sent once, however often it is asked for, also after a crash. Whoever keeps brackets orders nothing more for a
-decision whose bracket has sprung.
+An exit is asked for until the broker has it for certain: one that is being sent, or whose fate is unknown, may never
+have left, and goes on only where somebody asks for it. Its id follows from the bracket, which is saved before the exit
+is sent: so it is sent once, however often it is asked for, also after a crash. Whoever keeps brackets orders nothing
+more for a decision whose bracket has sprung.
 """
 
 from dataclasses import dataclass, replace
@@ -65,8 +66,8 @@ class Bracket:
     `stop` and `target` are prices, and one of them may be None; `trail` is the distance at which the stop follows the
     `best` price, None for a stop that stays. Prices of `since_ns` on count: the newest fill. `parts`: the orders that
     were filled, or may be; `sprung`: the leg that was touched, "" while none was; `exit`: the one that is under way,
-    `heard_of` once there is news of it. `tries`: how many exits there were, `vain`: how many of the last ones came to
-    nothing, and `tried_ns`: when one was asked for last.
+    `heard_of` once the broker has it for certain. `tries`: how many exits there were, `vain`: how many of the last ones
+    came to nothing, and `tried_ns`: when one was asked for last.
 
     Raises:
         InvalidValue: the stop is not on the losing side of the target, or there is nothing to watch.
@@ -249,7 +250,7 @@ def _after_exit(bracket: Bracket, part: Part, status: OrderStatus) -> Bracket:
     """After news of the exit that is under way: it goes on, or is over, and then the rest goes by another one."""
     vain = 0 if part.filled else bracket.vain + part.over
     if not part.over:
-        return replace(bracket, vain=vain, heard_of=bracket.heard_of or status is not OrderStatus.PENDING)
+        return replace(bracket, vain=vain, heard_of=bracket.heard_of or status is OrderStatus.OPEN)
     lost = not part.filled and status in _UNSENT
     kept = tuple(each for each in bracket.parts if each.leg != part.leg) if lost else bracket.parts
     return replace(bracket, parts=kept, vain=vain, exit=None, heard_of=False)

@@ -42,6 +42,7 @@ from checkpoints.orders import (
     orders,
     orders_of,
     orders_that_are,
+    status_in,
 )
 from checkpoints.statement import Statement
 from checkpoints.trading_state import Trading, digits, read_trading
@@ -263,6 +264,11 @@ class OrderLedger:
     async def at_broker(self) -> tuple[Order, ...]:
         """Orders that rest at the broker, or may: those that are open, and those whose fate only it knows."""
         return await self._that_are((*UNSETTLED, OrderStatus.OPEN))
+
+    async def names_at_broker(self) -> tuple[str, ...]:
+        """The ids of those, also where something else of one is damaged."""
+        query = select(orders.c.intent_id).where(status_in((*UNSETTLED, OrderStatus.OPEN))).order_by(orders.c.number)
+        return await self._database.aread(lambda connection: tuple(connection.execute(query).scalars()))
 
     async def that_are(self, status: OrderStatus, since_ns: int) -> tuple[Order, ...]:
         """Orders with this status that were sent since then."""

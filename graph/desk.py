@@ -201,6 +201,7 @@ class OrderDesk:
                 books = await self._ledger.account(intent, look)  # with what the broker has made of it
                 after = [each for each in self._review(intent, asked, scene, books) if each.name in _OF_ACCOUNT]
                 await self._kill.judge(order, (*order.checks, *after))
+                await self._kill.catch_up(order, books.trading.state)
 
     def _review(self, intent: OrderIntent, asked: Decimal, scene: Scene, books: Account) -> tuple[Check, ...]:
         return review(intent, asked, scene, books, self._limits)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from agents.clock import Clock
 from agents.domain import Check, KillSwitchReason, Order, OrderStatus, TradingState
 from agents.errors import HoldfastError, StorageError
-from agents.risk import trip_reason
+from agents.risk import trips
 from checkpoints.ledger import BrokerReport, OrderLedger
 from checkpoints.trading_state import Tell, Trading, TradingSwitch, in_words
 from graph.broker import Broker
@@ -76,14 +76,13 @@ class KillSwitch:
 
         To be asked once, when they were made.
         """
-        found = [(check, trip_reason([check])) for check in checks]
-        trips = [(_STATES[reason], reason, check) for check, reason in found if reason and reason in _STATES]
-        if not trips:
+        found = [(_STATES[reason], reason, check) for check, reason in trips(checks) if reason in _STATES]
+        if not found:
             return
         known = await self.ledger.orders(order.intent.run_id)
         if order.client_order_id not in {each.client_order_id for each in known}:
             return  # a dry run only wonders what would be
-        state, code, check = max(trips, key=lambda trip: _STRICTNESS.index(trip[0]))
+        state, code, check = max(found, key=lambda trip: _STRICTNESS.index(trip[0]))
         why = check.reason or f"{check.name} is {check.value}, above {check.limit}"  # what reduces was let past it
         await self.trip(self.because(state, code, "holdfast", why))
 
@@ -100,30 +99,47 @@ class KillSwitch:
             changed = True
         return await self.sweep(stricter.state) if changed else Swept()
 
+    async def catch_up(self, order: Order, state: TradingState) -> None:
+        """Sweep again, if trading was stopped while an order was on its way, and the broker may have it now."""
+        if state is TradingState.ACTIVE:
+            return
+        try:
+            there = order.client_order_id in await self.ledger.names_at_broker()
+        except HoldfastError as error:
+            self.tell("CancelFailed", {"order": order.client_order_id, "error": str(error)})
+            return
+        if there:
+            await self.sweep(state)
+
     async def sweep(self, state: TradingState) -> Swept:
-        """Cancel what rests: all of it under HALTED, under REDUCING what could open a position."""
+        """Cancel what rests: all of it under HALTED, under REDUCING what could open a position.
+
+        Where a row is damaged it is not known what could, and all of it is cancelled.
+        """
         try:
             orders = await self.ledger.at_broker()
             kept = await self._closing(orders) if state is TradingState.REDUCING else frozenset()
-        except HoldfastError as error:  # a row that is damaged is no storage error
+            asked = {each.client_order_id: each.status for each in orders if each.client_order_id not in kept}
+        except HoldfastError as error:
             self.tell("CancelFailed", {"error": str(error)})
-            return Swept()
-        asked = [order for order in orders if order.client_order_id not in kept]
-        found = await asyncio.gather(*(self._cancel(order) for order in asked))
+            try:
+                asked = dict.fromkeys(await self.ledger.names_at_broker(), OrderStatus.OPEN)
+            except HoldfastError:
+                return Swept(left={"that the ledger cannot name": in_words(error)})
+        found = await asyncio.gather(*(self._cancel(name, status) for name, status in asked.items()))
         done = tuple(each for each in found if isinstance(each, Order))
-        kept_open = [(each, why) for each, why in zip(asked, found, strict=True) if isinstance(why, str) and why]
-        left = {order.client_order_id: why for order, why in kept_open}
+        left = {name: why for name, why in zip(asked, found, strict=True) if isinstance(why, str) and why}
         for name, why in left.items():
             self.tell("CancelFailed", {"order": name, "error": why})
         return Swept(done, left)
 
-    async def _cancel(self, order: Order) -> Order | str:
+    async def _cancel(self, name: str, status: OrderStatus) -> Order | str:
         """The order as it ended, or why it may rest there still; "" where only the broker may come to know it."""
         try:
-            report = await self.guard(self.broker.cancel, order.client_order_id)
+            report = await self.guard(self.broker.cancel, name)
             if not isinstance(report, BrokerReport):
-                return "" if order.status is not OrderStatus.OPEN else "the broker does not know it any more"
-            now = await self.ledger.record(order.client_order_id, report)
+                return "" if status is not OrderStatus.OPEN else "the broker does not know it any more"
+            now = await self.ledger.record(name, report)
         except Exception as error:  # noqa: BLE001 - one that cannot be cancelled must not keep the others
             return in_words(error)
         return now if now.status.final else f"it is {now.status} still"

@@ -4,7 +4,9 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
 
+from agents import rules
 from agents.clock import NANOSECONDS
 from agents.conditions import average_volume, bar_volatility
 from agents.domain import Check, MarketView, OrderIntent, Quote
@@ -44,7 +46,7 @@ class Scene:
     `marks`: of the account's other symbols; one that is not among them counts at the price of its last fill.
 
     Raises:
-        InvalidValue: the quote is that of another symbol.
+        InvalidValue: the quote is that of another symbol, or `now_ns` is no time.
     """
 
     view: MarketView
@@ -53,6 +55,9 @@ class Scene:
     marks: Mapping[str, Mark] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.now_ns is not None:
+            rules.whole("now_ns", self.now_ns, 0)
+            rules.require(self.now_ns < 2**63, f"now_ns is {self.now_ns}, which no database can keep")
         if self.quote is not None and self.quote.symbol != self.view.symbol:
             raise InvalidValue(
                 f"a quote of {self.quote.symbol} came with an order in {self.view.symbol}; nothing was ordered; give"
@@ -106,11 +111,22 @@ def throttled(quantity: Decimal, held: Decimal, sign: int, scene: Scene, limits:
     return throttle_size(
         quantity,
         limits,
-        closing=min(quantity, max(Decimal(0), -held * sign)),
+        closing=_closing(quantity, held, sign),
         average_volume=average_volume(scene.view),
         volatility=bar_volatility(scene.view),
         spread_bps=None if spread is None else float(spread),
     )
+
+
+def _closing(quantity: Decimal, held: Decimal, sign: int) -> Decimal:
+    """How much of a quantity closes a position; nothing of what is no number, which the throttle refuses."""
+    if not (_is_number(quantity) and _is_number(held) and held * sign < 0):
+        return Decimal(0)
+    return min(quantity, held.copy_abs())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Decimal) and value.is_finite()
 
 
 def review(intent: OrderIntent, asked: Decimal, scene: Scene, books: Account, limits: RiskLimits) -> tuple[Check, ...]:

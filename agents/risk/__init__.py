@@ -2,7 +2,7 @@
 
 from agents.risk.checks import pre_trade_checks, trading_check
 from agents.risk.hours import check_calendar, day_start_ns, market_hours
-from agents.risk.kill import KillSwitchReason, trip_reason
+from agents.risk.kill import KillSwitchReason, trip_reason, trips
 from agents.risk.limits import Limit, RiskLimits, explain_limits
 from agents.risk.proposal import NO_REFERENCE, Holding, OwnOrder, Proposal
 from agents.risk.throttle import Throttled, throttle_size
@@ -24,4 +24,5 @@ __all__ = [
     "throttle_size",
     "trading_check",
     "trip_reason",
+    "trips",
 ]

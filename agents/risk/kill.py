@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from agents.domain import Check, KillSwitchReason
 from agents.risk.checks import UNREADABLE
 
-__all__ = ["KillSwitchReason", "trip_reason"]
+__all__ = ["KillSwitchReason", "trip_reason", "trips"]
 
 
 def trip_reason(checks: Iterable[Check]) -> KillSwitchReason | None:
@@ -16,11 +16,22 @@ def trip_reason(checks: Iterable[Check]) -> KillSwitchReason | None:
     one stale symbol must not stop the others. A limit that a reducing order was let past is broken all the same. What
     could not be measured is no loss: it refuses its order.
     """
-    by_name = {check.name: check for check in checks}
-    for name, reason in _TRIPS.items():
-        if name in by_name and _trips(by_name[name]):
-            return reason
-    return None
+    found = {reason for _, reason in trips(checks)}
+    return next((reason for reason in _TRIPS.values() if reason in found), None)
+
+
+def trips(checks: Iterable[Check]) -> tuple[tuple[Check, KillSwitchReason], ...]:
+    """The checks of an order that should stop trading, and why; never raises.
+
+    An order that is too large for itself is too much for its window as well, and no flood.
+    """
+    known = tuple(checks)
+    too_large = any(check.name == "order_size" and not check.passed for check in known)
+    return tuple(
+        (check, _TRIPS[check.name])
+        for check in known
+        if check.name in _TRIPS and _trips(check) and not (too_large and check.name == "order_rate")
+    )
 
 
 _TRIPS: Mapping[str, KillSwitchReason] = {

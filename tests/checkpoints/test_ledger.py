@@ -165,6 +165,16 @@ class TestReview:
         assert seen.live == {"SIM": Decimal(1 + 2 + 4 - (8 - 3))}
         assert seen.portfolio.position("SIM").quantity == -3
 
+    async def test_what_others_close_already_is_not_closable(self, ledger):
+        await traded(ledger, intent("held", "10"), "t1")
+        part = await sent(ledger, intent("a", "5", side=Side.SELL))
+        await ledger.record(part.intent_id, BrokerReport(OrderStatus.OPEN, fills=(fill(part, "t2", Decimal(2)),)))
+        await ledger.reserve(intent("b", "1", side=Side.SELL), allow)
+        for other in (intent("c", "9"), intent("d", "9", side=Side.SELL, symbol="B")):
+            await sent(ledger, other)
+        for side, closable in ((Side.SELL, 8 - 3 - 1), (Side.BUY, 0)):
+            assert (await ledger.account(intent("way-out", "1", side=side))).closable == closable
+
     async def test_what_is_over_is_not_live(self, ledger):
         await traded(ledger, intent("a"), "t1")
         refused = await sent(ledger, intent("b"))

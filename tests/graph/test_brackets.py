@@ -143,6 +143,17 @@ class TestExits:
         )
         assert (held.brackets.all(), await held.position()) == ((), 0)
 
+    @pytest.mark.parametrize("status", [OrderStatus.SENDING, OrderStatus.UNKNOWN])
+    async def test_one_that_may_never_have_left_is_asked_for_again_after_a_restart(self, held, status):
+        """To a broker that knows every id for ever nobody but who asks for it sends it again."""
+        (intent,) = await held.brackets.on_quote(quote("94"))
+        await held.ledger.reserve(intent, allow)
+        await held.ledger.mark_sending(intent.intent_id)
+        if status is OrderStatus.UNKNOWN:
+            await held.ledger.record(intent.intent_id, BrokerReport(status))
+        await held.again()
+        assert await held.brackets.on_quote(quote("94", at_s=2)) == (intent,)
+
 
 class TestPosition:
     """No exit opens what it should close."""

@@ -94,6 +94,17 @@ async def test_the_newest_price_of_its_market_is_asked_for_and_else_what_it_has_
     assert float(order.intent.reference_price) == pytest.approx(float(bought.price))
 
 
+async def test_an_order_that_rests_and_would_close_some_of_it_holds_nothing_up(app, flat):
+    await buy(app, flat(), "10")
+    desk = app.desk(app.settings, judged=False)
+    way_out = {"run_id": "target", "account": "paper", "side": Side.SELL, "view": flat()}
+    rests = (await desk.submit(**way_out, quantity=Decimal(4), limit_price=Decimal(200))).order
+    assert rests.status is OrderStatus.OPEN
+    done = await controls._closed(app, "anna", "lunch")
+    assert ([order.filled for order in done.orders], done.left) == ([10], {})
+    assert (await app.ledger.order(rests.client_order_id)).status is OrderStatus.CANCELLED
+
+
 async def test_a_size_that_is_capped_is_closed_by_several(app, flat):
     await buy(app, flat(), "10")
     app.settings = app.settings.model_copy(update={"risk": RiskLimits(quantity_max=4.0)})

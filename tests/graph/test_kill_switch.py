@@ -1,6 +1,7 @@
 """The kill switch at the desk: after a trip no order goes, whenever it comes, and what rests is cancelled."""
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import count
@@ -10,7 +11,7 @@ from sqlalchemy import text
 
 from agents.clock import ReplayClock
 from agents.domain import Check, Fill, KillSwitchReason, OrderIntent, OrderStatus, Side, TradingState
-from agents.errors import BrokerUnavailable, OrderRefused, StorageError
+from agents.errors import BrokerUnavailable, OrderError, OrderRefused, StorageError
 from agents.risk import RiskLimits
 from checkpoints.audit import Audit
 from checkpoints.database import Database
@@ -293,6 +294,58 @@ class TestResting:
         await here.kill.trip(LUNCH)
         assert await here.status("lost") is OrderStatus.CANCELLED
 
+    @pytest.mark.parametrize("state", [LUNCH, CARE])
+    async def test_one_that_arrives_after_the_sweep_does_not_stay(self, room, state):
+        here = await room(resting={"late": "0"})
+        arrive = here.venue.send
+
+        async def unknown(client_order_id):
+            return None
+
+        async def send(intent):
+            here.venue.cancel, cancel = unknown, here.venue.cancel
+            assert await here.kill.trip(state) == Swept()
+            here.venue.cancel = cancel
+            return await arrive(intent)
+
+        here.venue.send = send
+        assert (await here.submit("late")).order.status is OrderStatus.OPEN, "as the broker said"
+        assert await here.status("late") is OrderStatus.CANCELLED
+
+    async def test_reducing_keeps_what_closes_and_is_asked_for_then(self, room):
+        here = await room(resting={"way-out": "0"})
+        await here.submit("held")
+        await here.kill.trip(CARE)
+        await here.submit("way-out", "2", Side.SELL)
+        assert (await here.status("way-out"), here.venue.cancels) == (OrderStatus.OPEN, [])
+
+    @pytest.mark.parametrize("state", [LUNCH, CARE])
+    async def test_a_row_that_is_damaged_keeps_no_other(self, room, state):
+        here = await room(resting={"buy-1": "0", "buy-2": "0", "buy-3": "0"})
+        for run_id, quantity in zip(
+            here.venue.resting, ("1", "1.1", "1.2"), strict=True
+        ):  # or they would be duplicates
+            await here.submit(run_id, quantity)
+        broken = text("UPDATE orders SET quantity = 'two' WHERE run_id = 'buy-1'")
+        here.database.write(lambda connection: connection.execute(broken))
+        swept = await here.kill.trip(state)
+        assert {order.intent.run_id for order in swept.done} == {"buy-2", "buy-3"}
+        assert ["is damaged" in why for why in swept.left.values()] == [True]
+        assert {status for _, status, _ in here.venue.orders.values()} == {OrderStatus.CANCELLED}
+
+    @pytest.mark.parametrize(("state", "goes"), [(LUNCH, False), (CARE, False), (None, True)])
+    async def test_an_order_that_never_arrived_is_not_sent_again_after_a_trip(self, room, state, goes):
+        here = await room()
+        arrive, here.venue.send = here.venue.send, here.venue.cancel  # which does not know it
+        with pytest.raises(BrokerUnavailable):
+            await here.submit("lost")
+        here.venue.send = arrive
+        if state is not None:
+            here.set_now(state)
+        with nullcontext() if goes else pytest.raises(OrderError, match="it was not sent again; resume its run"):
+            await here.submit("lost")
+        assert len(here.venue.orders) == goes
+
     async def test_one_that_never_arrived_is_no_trouble(self, room):
         here = await room()
 
@@ -323,7 +376,7 @@ class TestResting:
 
         monkeypatch.setattr(here.database, "awrite", away)
         monkeypatch.setattr(here.database, "aread", away)
-        await here.kill.trip(LUNCH)
+        assert (await here.kill.trip(LUNCH)).left == {"that the ledger cannot name": "StorageError: away"}
         await here.kill.heed()
         assert [kind for kind, _ in here.told] == ["TripFailed", "CancelFailed", "TripFailed"]
         assert here.file.read().why == "lunch"

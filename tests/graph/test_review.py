@@ -124,6 +124,22 @@ class TestProposal:
         with pytest.raises(InvalidValue, match="a quote of BBB came with an order in SIM; nothing was ordered"):
             Scene(minutes(), quote(symbol="BBB"))
 
+    @pytest.mark.parametrize("now_ns", [-1, 2**63, 1.5, True])
+    def test_a_time_that_is_none_is_a_mistake(self, minutes, now_ns):
+        with pytest.raises(InvalidValue, match="now_ns is"):
+            Scene(minutes(), now_ns=now_ns)
+
+    @pytest.mark.parametrize("quantity", [*map(Decimal, ("NaN", "sNaN", "Infinity", "-1", "0")), 2, 2.5, None, "2"])
+    def test_a_quantity_that_is_none_is_nothing_to_order(self, minutes, quantity):
+        left = throttled(quantity, Decimal(-3), 1, Scene(minutes()), LIMITS)
+        assert (left.quantity, "is nothing to order" in left.reasons[0]) == (0, True)
+
+    @pytest.mark.parametrize("held", [Decimal("NaN"), Decimal("sNaN"), None])
+    def test_a_position_that_is_no_number_closes_nothing(self, minutes, held):
+        wild = Scene(minutes(), quote("90", "110"))
+        assert throttled(Decimal(2), held, 1, wild, LIMITS) == throttled(Decimal(2), Decimal(0), 1, wild, LIMITS)
+        assert throttled(Decimal(2), Decimal(-3), 1, wild, LIMITS).quantity == 2
+
 
 class TestDay:
     """The day of the account: all its symbols, since the order's own market began its day."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,14 @@ def test_a_flood_of_orders_stops_it_and_a_way_out_in_the_flood_does_not():
     assert reason(replace(GOOD, **flood)) is KillSwitchReason.BREACH
     assert reason(replace(GOOD, **flood, rejects_in_row=4)) is KillSwitchReason.REJECT_STREAK
     assert reason(replace(EXIT, **flood)) is None
+
+
+@pytest.mark.parametrize("quantity", [1_000.0, 1e9, Decimal("1e400")])
+def test_one_order_that_is_too_large_is_no_flood(quantity):
+    checks = pre_trade_checks(replace(GOOD, quantity=quantity), LIMITS)
+    assert {"order_size", "order_rate"} <= {check.name for check in checks if not check.passed}
+    assert trip_reason(checks) is None
+    assert reason(replace(GOOD, quantity=quantity, rejects_in_row=4)) is KillSwitchReason.REJECT_STREAK
 
 
 @pytest.mark.parametrize(
