@@ -109,15 +109,15 @@ class RateBudget:
         self._weight.used += weight
         return ""
 
-    def heard(self, reply: HttpReply) -> None:
-        """What the exchange says in its headers is used up."""
+    def heard(self, reply: HttpReply, sent_ms: int) -> None:
+        """What the exchange says in its headers is used up, answering what was sent then: of spans that go on still."""
         now_ms = self._now_ms()
         counts = {"x-mbx-used-weight-1m": self._weight}
         counts |= {f"x-mbx-order-count-{span}": window for span, window in self._orders.items()}
         for header, window in counts.items():
             told = _count(reply.headers.get(header, ""))
-            if told is not None:
-                window.at(now_ms)
+            window.at(now_ms)
+            if told is not None and sent_ms >= window.begin_ms:
                 window.used = max(window.used, told)
 
     def close(self, reply: HttpReply, code: int) -> None:

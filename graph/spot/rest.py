@@ -87,8 +87,9 @@ class Rest:
             query = self._signer.query({**params, "recvWindow": WINDOW_MS, "timestamp": self._time.now_ms()})
         else:
             query = urlencode(params)
+        sent_ms = self._time.now_ms()
         reply = await self._reply(method, path, query, self._signer.headers if signed else {})
-        self._budget.heard(reply)
+        self._budget.heard(reply, sent_ms)
         try:
             return read_body(path, reply)
         except Refused as no:

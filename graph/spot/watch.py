@@ -95,9 +95,8 @@ class Watch:
         """An answer has told how an order stands; it last moved at `moved_ms`, on the exchange's clock."""
         known = self._followed(name, symbol)
         known.fills.update({fill.trade_id: fill for fill in report.fills})
-        known.over = report.status.final
-        behind = known.told != (report.status, known.filled)
-        if not behind:
+        known.over = known.over or report.status.final
+        if not _is_behind(known.told, report):
             known.due = None
         elif self._since_ms is not None and moved_ms >= self._since_ms + _MARGIN_MS and known.due is None:
             known.due = now + TOLD_S
@@ -149,3 +148,11 @@ class Watch:
             over = [name for name, each in self._orders.items() if each.over and each.due is None]
             for name in over[: _KEPT_MAX // 2]:
                 del self._orders[name]
+
+
+def _is_behind(told: tuple[OrderStatus, Decimal] | None, report: BrokerReport) -> bool:
+    """Whether the stream has told less than an answer, which may be older than what it told."""
+    if told is None:
+        return True
+    filled = sum((fill.quantity for fill in report.fills), Decimal(0))
+    return filled > told[1] or (report.status.final and not told[0].final)

@@ -80,14 +80,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("seed", [3, 4])
 @pytest.mark.parametrize("name", FAULTS)
-def test_nothing_is_lost_and_nothing_twice(name, seed):
+def test_nothing_is_lost_and_nothing_twice(name):
     async def story(world):
         known = await trade(world)
         return known, dict(world.menu.struck)
 
-    known, struck = play(story, FAULTS[name], seed=seed)
+    known, struck = play(story, FAULTS[name])
     assert struck, "the fault never struck"
     left = {str(each.status) for each in known.values()}
     assert not left & {"sending", "unknown", "pending"}, left

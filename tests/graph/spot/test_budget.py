@@ -35,11 +35,11 @@ def test_reads_wait_for_the_next_minute_and_leave_something_for_orders():
 
 def test_what_the_exchange_counts_is_believed_where_it_is_more():
     async def story(desk):
-        desk.budget.heard(reply({}, x_mbx_used_weight_1m=4_000))
+        desk.budget.heard(reply({}, x_mbx_used_weight_1m=4_000), desk.time.now_ms())
         first = desk.budget.used_weight
-        desk.budget.heard(reply({}, x_mbx_used_weight_1m=12))
+        desk.budget.heard(reply({}, x_mbx_used_weight_1m=12), desk.time.now_ms())
         for nonsense in ("", "-5", "x", "9" * 30, "٣"):
-            desk.budget.heard(reply({}, x_mbx_used_weight_1m=nonsense))
+            desk.budget.heard(reply({}, x_mbx_used_weight_1m=nonsense), desk.time.now_ms())
         return first, desk.budget.used_weight
 
     assert play(story) == (4_000, 4_000)
@@ -61,7 +61,7 @@ def test_orders_are_refused_when_they_are_used_up_and_go_again_later():
 
 def test_the_headers_count_orders_too():
     async def story(desk):
-        desk.budget.heard(reply({}, x_mbx_order_count_10s=100))
+        desk.budget.heard(reply({}, x_mbx_order_count_10s=100), desk.time.now_ms())
         return desk.budget.order()
 
     assert play(story).startswith("100 orders in 10s are used up")
@@ -128,3 +128,13 @@ def test_a_429_that_does_not_say_how_long():
         return desk.clock.now - before
 
     assert play(story) == 10
+
+
+def test_an_answer_from_the_minute_before_says_nothing_of_this_one():
+    async def story(desk):
+        sent_ms = desk.time.now_ms()
+        await asyncio.sleep(60)
+        desk.budget.heard(reply({}, x_mbx_used_weight_1m=4_000), sent_ms)
+        return desk.budget.used_weight
+
+    assert play(story) == 0

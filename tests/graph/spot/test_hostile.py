@@ -5,6 +5,7 @@ import json
 from contextlib import aclosing, suppress
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -160,3 +161,33 @@ def test_any_frames_are_read_or_counted(data):
 
     with VirtualClock(1) as clock:
         clock.run(story(clock))
+
+
+async def doubted(ask):
+    try:
+        await ask
+    except BrokerUnavailable:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("changes", "doubts"),
+    [
+        ({}, [False, False, False]),
+        ({"clientOrderId": "hf" + "b" * 26}, [True, True, True]),
+        ({"symbol": "ETHUSDT"}, [True, True, True]),
+        ({"side": "SELL"}, [True, False, False]),
+        ({"status": "GONE"}, [True, True, True]),
+        ({"fills": []}, [True, False, False]),
+    ],
+)
+def test_an_answer_that_is_of_another_order_is_none(changes, doubts):
+    async def story(clock):
+        script = Script(**{name: reply(good) for name, good in GOOD.items()} | {"order": reply(ORDER | changes)})
+        broker = broker_of(clock, script)
+        await broker.begin()
+        return [await doubted(ask) for ask in (broker.send(INTENT), broker.find(NAME), broker.cancel(NAME))]
+
+    with VirtualClock(1) as clock:
+        assert clock.run(story(clock)) == doubts

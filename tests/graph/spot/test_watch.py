@@ -136,3 +136,17 @@ def test_orders_that_are_over_are_forgotten_and_open_ones_are_not(watch, monkeyp
         watch.answered(name, "BTCUSDT", BrokerReport(OPEN if number == 5 else FILLED), 0, now=0.0)
     assert watch.symbol(f"{NAME}-5") == "BTCUSDT"
     assert sum(watch.symbol(f"{NAME}-{number}") is not None for number in range(100)) <= 10
+
+
+def test_an_answer_that_is_older_than_what_the_stream_told_expects_nothing(watch):
+    watch.listening(0)
+    watch.heard(moved(FILLED, 1, 1))
+    watch.answered(NAME, "BTCUSDT", BrokerReport(OPEN, "9"), 5_000, now=0.0)
+    assert (watch.overdue(100.0), watch.open()) == (None, [])
+
+
+def test_an_end_that_the_stream_has_not_told_is_expected(watch):
+    watch.listening(0)
+    watch.heard(moved(OPEN, 1, 1))
+    watch.answered(NAME, "BTCUSDT", BrokerReport(CANCELLED, "9", (fill(1),)), 5_000, now=0.0)
+    assert watch.overdue(100.0) == NAME
