@@ -37,9 +37,9 @@ _AT_ONCE = 8
 @dataclass(frozen=True, slots=True)
 class Reconciled:
     """What a pass has found. `moved`: orders that are no longer what they were, `late` among them those that had been
-    taken for not placed; `doubts`: what cannot be made certain, in words; `strangers`: orders that rest at the broker,
-    and that the ledger does not have; `found`: how the books compare, None where that was not looked at; `swept`: what
-    was cancelled, since trading is not ACTIVE.
+    taken for not placed, and last those that the comparison has adopted; `doubts`: what cannot be made certain, in
+    words; `strangers`: orders that rest at the broker, and that the ledger does not have; `found`: how the books
+    compare, None where that was not looked at; `swept`: what was cancelled, since trading is not ACTIVE.
     """  # noqa: D205 (one sentence)
 
     moved: tuple[Order, ...]
@@ -92,7 +92,8 @@ class Reconciler:
         doubts = [each for each in asked if isinstance(each, str) and each]
         strangers = await self._strangers() if compare else ()
         found, now, swept = await self._conclude(doubts, compare=compare)
-        moved = (*(each for each in asked if isinstance(each, Order)), *late, *filled)
+        adopted = () if found is None else found.adopted
+        moved = (*(each for each in asked if isinstance(each, Order)), *late, *filled, *adopted)
         for order in moved:
             self.tell(
                 "OrderMoved", {"order": order.client_order_id, "run": order.intent.run_id, "to": str(order.status)}

@@ -4,9 +4,11 @@ import asyncio
 import csv
 import os
 import random
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,67 @@ from tests.checkpoints.test_ledger import allow, fill
 
 DATA = Path(os.environ.get("HOLDFAST_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
 MINUTE_NS = 60 * S_NS
+
+
+class Killed(BaseException):
+    """Whoever it happens to does nothing more."""
+
+
+class Death:
+    """Comes with one of the next transactions of any books, when that is `committed` or before."""
+
+    def __init__(self, at, *, committed):
+        self.left, self.committed, self.came = at, committed, False
+        self.real = Database.awrite
+
+    @property
+    def awrite(self):
+        async def awrite(database, work):
+            self.left -= 1
+            if self.came or (self.left < 0 and not self.committed):
+                self.came = True
+                raise Killed
+            done = await self.real(database, work)
+            if self.left < 0:
+                self.came = True
+                raise Killed
+            return done
+
+        return awrite
+
+
+class Lives:
+    """A desk and its paper broker over what is here, one life after another."""
+
+    def __init__(self, here, view, folder):
+        self.here, self.view, self.folder = here, view, folder
+        self.clock = ReplayClock(view.as_of_ns)
+        self.open()
+
+    def open(self):
+        self.broker = PaperBroker.open(self.folder / "broker.db", self.clock, PaperTerms(), inline=True)
+        limits = RiskLimits(concentration_share_max=10.0, duplicate_window_s=0.1)
+        guard = Guard("broker", retry=None, breaker=None)
+        self.desk = OrderDesk(self.here.ledger, self.broker, limits, guard, clock=self.clock)
+
+    async def again(self):
+        """As the reconciler does it at each start, and then the brackets."""
+        self.broker.database.close()
+        self.open()
+        for order in await self.here.ledger.at_broker():
+            if (report := await self.broker.find(order.client_order_id)) is not None:
+                await self.here.ledger.record(order.client_order_id, report)
+        await self.here.again()
+
+    async def order(self, run_id, side, leg):
+        at = {"run_id": run_id, "account": "paper", "side": side, "quantity": Decimal(10), "leg": leg}
+        ticket = await self.desk.submit(**at, view=self.view, now_ns=self.clock.now_ns())
+        await self.here.brackets.heard(ticket.order, 0)
+
+    async def price(self, bid):
+        self.clock.advance_to(self.clock.now_ns() + 2 * S_NS)
+        for each in await self.here.brackets.on_quote(Quote("SIM", self.clock.now_ns(), Decimal(bid), Decimal(bid))):
+            await self.order(each.run_id, each.side, each.leg)
 
 
 class Here:
@@ -273,6 +336,12 @@ class TestLateFill:
         assert not here.brackets.has_sprung("run-1")
         assert [each.run_id for each in await here.book.load()] == ["run-2", "run-3"]
 
+    async def test_one_that_is_open_again_is_not_let_go(self, here, gone):
+        (closed,) = await here.book.load()
+        await here.brackets.heard(await here.late(gone, "4"), BEGAN_NS)
+        await here.brackets.open(replace(fresh(), run_id="run-2", since_ns=closed.tried_ns + 2 * 86_400 * S_NS))
+        assert {each.run_id: each.held for each in here.brackets.all()} == {"run-1": 4, "run-2": 0}
+
     async def test_one_that_is_forgotten_is_covered_no_more(self, here, gone):
         await here.brackets.forget("run-1")
         await here.brackets.heard(await here.late(gone, "4"), BEGAN_NS + 2 * S_NS)
@@ -389,6 +458,28 @@ class TestThroughTheDesk:
         assert await on_quote("90" if side is Side.BUY else "115", 4) == []
         assert (await here.position(), here.brackets.all(), await here.saved()) == (0, (), ())
         broker.database.close()
+
+    async def test_killed_at_any_step_of_an_exit_it_goes_once(self, here, flat, tmp_path, monkeypatch):
+        lives = Lives(here, flat(), tmp_path)
+        for number in count():
+            run_id, death = f"run-{number}", Death(number // 2, committed=bool(number % 2))
+            await here.brackets.open(
+                Bracket(run_id, "paper", "SIM", Side.BUY, Decimal(95), since_ns=lives.clock.now_ns())
+            )
+            await lives.order(run_id, Side.BUY, "entry")
+            with monkeypatch.context() as patch, suppress(Killed):
+                patch.setattr(Database, "awrite", death.awrite)
+                await lives.price("94")
+            await lives.again()
+            await lives.price("94")
+            exits = [each for each in await here.ledger.orders(run_id) if each.intent.leg != "entry"]
+            assert [(each.intent.leg, each.filled) for each in exits] == [("stop", 10)]
+            assert (await here.position(), here.brackets.all()) == (0, ())
+            assert await lives.broker.holdings() == {"SIM": 0}
+            if not death.came:
+                break
+        assert number >= 2 * 6, "bracket, PENDING, SENDING, the broker's books, FILLED, bracket"
+        lives.broker.database.close()
 
     async def test_an_exit_that_the_desk_denied_or_nobody_took_goes_as_soon_as_it_can(self, here, flat, tmp_path):
         """A full queue says nothing, and is asked again after a second; a denial takes the next leg."""

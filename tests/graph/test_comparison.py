@@ -94,6 +94,7 @@ class TestHoldings:
         here.venue.counts = {"SIM": Decimal(2)}
         done = await here.reconciler.once()
         assert ([each.intent for each in done.found.adopted], done.found.holdings) == ([order], ())
+        assert done.moved == done.found.adopted, "whoever watches its position hears of it"
         assert (await here.held(), await here.state()) == (2, (ACTIVE, "new"))
 
     async def test_nor_is_a_late_fill_that_comes_between_orders_and_positions(self, room):

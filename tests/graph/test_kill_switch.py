@@ -312,6 +312,14 @@ class TestResting:
         assert (await here.submit("late")).order.status is OrderStatus.OPEN, "as the broker said"
         assert await here.status("late") is OrderStatus.CANCELLED
 
+    async def test_an_order_that_is_denied_has_nothing_to_catch_up_with(self, room):
+        here = await room(resting={"buy-1": "0"}, troubles={"buy-1": None})
+        await here.submit("buy-1", "1")
+        await here.kill.trip(LUNCH)
+        asked = len(here.venue.cancels)
+        await here.submit("denied")
+        assert (asked, len(here.venue.cancels)) == (1, 1)
+
     async def test_reducing_keeps_what_closes_and_is_asked_for_then(self, room):
         here = await room(resting={"way-out": "0"})
         await here.submit("held")
