@@ -1,5 +1,6 @@
 """Orders at a spot exchange that speaks Binance's protocol: the desk's broker over REST and a user stream.
 
+opening.py      the broker on real sockets, as the settings have it
 broker.py       ExchangeBroker: send, find, cancel, what was executed and is held; `follow` writes down what is told
 user_stream.py  what the exchange tells of orders, connection after connection
 books.py        what the exchange has executed and holds, read in pages

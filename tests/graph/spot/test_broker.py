@@ -296,6 +296,18 @@ class TestDirectly:
         assert holdings == {BTC: Decimal("-0.2")}
         assert intent is None
 
+    def test_what_was_filled_after_its_cancellation_is_executed_once_it_was_found(self):
+        async def story(world):
+            order = (await world.submit("0.2", limit_price=Decimal(39_000))).order
+            await world.desk.cancel(order.client_order_id)
+            before = await world.broker.executed()
+            (placed,) = world.placed()
+            world.engine.fill_late(placed, placed.left, world.exchange.agenda.now_ms)
+            found = await world.broker.find(order.client_order_id)
+            return before, found.status, (await world.broker.executed())[order.client_order_id]
+
+        assert play(story, follows=False) == ({}, FILLED, (BTC, Decimal("0.2")))
+
     def test_trades_of_strangers_and_withdrawals_differ(self):
         async def story(world):
             await world.submit("0.2")

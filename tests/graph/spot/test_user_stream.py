@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 
@@ -180,6 +181,17 @@ def test_an_order_that_could_not_be_asked_for_is_asked_for_again():
 
     faults = ({"kind": "reset", "on": "user", "nth": 3}, {"kind": "unavailable", "on": "order.status", "nth": 1})
     assert play(story, *faults) is FILLED
+
+
+def test_an_order_of_which_neither_answer_nor_stream_has_told_is_asked_for():
+    async def story(world):
+        assert await world.tried("0.1") is None
+        await asyncio.sleep(20)
+        (order,) = await world.ledger.orders("run-1")
+        return order.status, order.filled
+
+    faults = ({"kind": "drop_ack", "on": "order.place"}, {"kind": "reset", "on": "user", "nth": 1})
+    assert play(story, *faults) == (FILLED, Decimal("0.1"))
 
 
 def test_orders_from_before_this_process_are_asked_for():

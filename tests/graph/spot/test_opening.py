@@ -1,16 +1,19 @@
 """The broker over real sockets, at the exchange as a process of its own: short, and on loopback."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from decimal import Decimal
 
+import pytest
 from pydantic import SecretStr
 
 from agents.clock import SystemClock
 from agents.domain import OrderStatus
+from agents.errors import BrokerUnavailable, ConfigError
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
-from graph.sockets import HttpClient, WebSocketConnector
-from graph.spot.broker import ExchangeBroker, follow, of_ledger
+from graph.spot.broker import follow
+from graph.spot.opening import open_broker
 from graph.spot.terms import ExchangeTerms
 from graph.stream.events import Connected
 from tests.graph.exchange.test___main__ import process
@@ -34,25 +37,23 @@ async def test_orders_are_sent_told_and_found(tmp_path):
     database = Database.open(":memory:")
     ledger, clock = OrderLedger(database), SystemClock()
     await ledger.open_account("a", Decimal(1_000_000))
-    async with process("--seed", 7, "--faults", tmp_path / "plan.toml") as (_, at), HttpClient() as http:
+    told, connected = asyncio.Event(), asyncio.Event()
+
+    def notice(what):
+        if isinstance(what, Connected):
+            connected.set()
+
+    async with AsyncExitStack() as stack:
+        _, at = await stack.enter_async_context(process("--seed", 7, "--faults", tmp_path / "plan.toml"))
         terms = ExchangeTerms(
             at["rest"], at["streams"].removesuffix("/ws"), at["api"], SecretStr(at["key"]), SecretStr(at["secret"])
         )
-        told, connected = asyncio.Event(), asyncio.Event()
+        broker = await stack.enter_async_context(open_broker(terms, ledger, clock, observer=notice))
 
         def tell(kind, detail):
             if detail["order"] == lost.intent_id and detail["to"] == "filled":
                 told.set()
 
-        broker = ExchangeBroker(
-            http,
-            WebSocketConnector(),
-            terms,
-            clock,
-            symbol_of=of_ledger(ledger),
-            observer=lambda notice: connected.set() if isinstance(notice, Connected) else None,
-        )
-        await broker.begin()
         following = asyncio.create_task(follow(broker, ledger, tell))
         first, lost = intent_of("0.01"), intent_of("0.02", run_id="r2")
         await sent(ledger, first)
@@ -76,3 +77,19 @@ async def test_orders_are_sent_told_and_found(tmp_path):
         )  # fmt: skip
         following.cancel()
     database.close()
+
+
+@pytest.mark.parametrize("given", [{}, {"key": SecretStr("k")}, {"secret": SecretStr("s")}])
+async def test_without_key_or_secret_nothing_is_opened(given):
+    with pytest.raises(ConfigError, match="HOLDFAST_EXCHANGE__SECRET"):
+        async with open_broker(ExchangeTerms(**given), None, SystemClock()):
+            pass
+
+
+async def test_where_nobody_is():
+    here = {"rest": "http://127.0.0.1:9", "api": "ws://127.0.0.1:9/ws-api/v3"}
+    terms = ExchangeTerms(**here, key=SecretStr("canary-1"), secret=SecretStr("canary-2"))
+    with pytest.raises(BrokerUnavailable) as told:
+        async with open_broker(terms, None, SystemClock()):
+            pass
+    assert "canary" not in str(told.value)
