@@ -112,22 +112,19 @@ class UserStream:
     async def _read(self, link: Link) -> AsyncGenerator[Update, None]:
         """The updates of one connection. Raises LinkLost or Renewal at its end."""
         session = _Session(link, self._limits)
-        try:
-            await self._subscribe(session)
-            self._watch.listening(self._time.now_ms())
-            session.owe(_BOOK)
-            while True:
-                for name in session.due():
-                    report = await self._asked(name, session)
-                    if report is not None:
-                        yield name, report
-                frame = await session.next()
-                if frame is None:  # while something comes, or is being read, nobody is silent
-                    await self._look(session)
-                elif (update := self._take(frame, session)) is not None:
-                    yield update
-        finally:
-            self._watch.listening(None)
+        await self._subscribe(session)
+        self._watch.listening(self._time.now_ms())
+        session.owe(_BOOK)
+        while True:
+            for name in session.due():
+                report = await self._asked(name, session)
+                if report is not None:
+                    yield name, report
+            frame = await session.next()
+            if frame is None:  # while something comes, or is being read, nobody is silent
+                await self._look(session)
+            elif (update := self._take(frame, session)) is not None:
+                yield update
 
     async def _subscribe(self, session: "_Session") -> None:
         try:

@@ -77,8 +77,8 @@ class Watch:
     def not_placed(self, name: str) -> None:
         self._orders.pop(name, None)
 
-    def listening(self, since_ms: int | None) -> None:
-        """From this time on, on the exchange's clock, a stream tells of all that happens; None: none does."""
+    def listening(self, since_ms: int) -> None:
+        """From this time on, on the exchange's clock, a new stream tells of all that happens."""
         self._since_ms = since_ms
         for each in self._orders.values():
             each.due = None

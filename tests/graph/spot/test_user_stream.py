@@ -62,13 +62,25 @@ def test_what_happened_while_nobody_listened_is_asked_for(kind):
 
 def test_a_lost_frame_is_made_up_for_by_the_next():
     async def story(world):
-        await world.tried("0.1")
+        order = await world.tried("0.2", limit_price=world.price - 500)
         await asyncio.sleep(1)
-        return world.broker.health.missing, await world.check()
+        (placed,) = world.placed()
+        for _ in range(2):
+            world.engine.fill_late(placed, placed.quantity // 4, world.exchange.agenda.now_ms)
+            await asyncio.sleep(0.5)
+        await world.check()
+        return world.broker.health.missing, (await world.ledger.order(order.client_order_id)).filled
 
-    # NEW, balance, TRADE of the first part, which is lost; that of the second does not join.
-    missing, _ = play(story, {"kind": "gap", "on": "user", "nth": 3}, seed=3)
-    assert missing in {0, 1}
+    # NEW, balance, the first TRADE, which is lost, balance, the second, which does not join.
+    assert play(story, {"kind": "gap", "on": "user", "nth": 3}) == (1, Decimal("0.1"))
+
+
+def test_a_connection_that_ends_soon_is_a_failure():
+    async def story(world):
+        await asyncio.sleep(45)
+        return [(each.failures, each.wait_seconds > 0) for each in noticed(world, Disconnected)]
+
+    assert play(story, limits=UserLimits(lifetime=30.0), steps=0.05) == [(1, True)]
 
 
 def test_a_zombie_is_found_by_what_an_answer_tells():

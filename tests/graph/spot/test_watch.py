@@ -110,7 +110,7 @@ def test_what_moved_before_anybody_listened_is_not_expected(watch):
     assert watch.overdue(100.0) is None
     watch.answered(NAME, "BTCUSDT", BrokerReport(OPEN, "9"), 3_500, now=10.0)
     assert watch.overdue(100.0) == NAME
-    watch.listening(None)
+    watch.listening(4_000)
     assert watch.overdue(100.0) is None
 
 
