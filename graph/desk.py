@@ -15,6 +15,7 @@ from agents.domain import Check, MarketView, Order, OrderIntent, OrderStatus, Qu
 from agents.errors import BrokerUnavailable, OrderError, OrderRefused
 from agents.risk import RiskLimits, market_hours, trading_check
 from checkpoints.ledger import Account, BrokerReport, OrderLedger
+from checkpoints.orders import UNSETTLED
 from graph.broker import Broker
 from graph.grid import Fitted
 from graph.inquiry import GRACE_S, HELD_UP_S, Inquiry, readable
@@ -121,6 +122,28 @@ class OrderDesk:
             order, why if sent == fitted.quantity else (f"of {quantity} that were asked for, {sent} were ordered",)
         )
 
+    async def go_on(self, client_order_id: str) -> Order:
+        """Take an order from where it was left, as asking for it once more would; for who does not know what was asked.
+
+        One whose fate is open is left to the reconciler, unless the broker knows every id for ever: then nobody else
+        ever sends it again.
+
+        Raises:
+            OrderError: the ledger does not have it, or trading was stopped meanwhile.
+            BrokerUnavailable, LeaseLost: as `submit`.
+        """
+        if self._kill is not None:
+            await self._kill.heed()
+        known = await self._ledger.order(client_order_id)
+        order = await self._ledger.reserve(known.intent, lambda _: ())  # it is there: what is asked is whose the run is
+        if order.status in UNSETTLED and not self._broker.idempotent:
+            return order
+        try:
+            return await self._settle(order)
+        finally:
+            if self._kill is not None:
+                await self._kill.catch_up(order, (await self._kill.switch.read()).state)
+
     async def cancel(self, client_order_id: str) -> Order:
         """Take an order out of the broker's book; gives how it stands then: it may have been filled meanwhile.
 
@@ -214,7 +237,7 @@ class OrderDesk:
             if await self._ledger.mark_sending(name, _trading_again):
                 return await self._send_in_time(order.intent, before_ns)
             order = await self._ledger.order(name)
-        if order.status not in {OrderStatus.PENDING, OrderStatus.SENDING, OrderStatus.UNKNOWN}:
+        if order.status not in {OrderStatus.PENDING, *UNSETTLED}:
             return order
         if not self._broker.idempotent:
             return await self._inquiry.settle(order)

@@ -18,6 +18,7 @@ They are called while the loop's lock is held: one that awaits `on_bar` would wa
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import perf_counter_ns
@@ -25,7 +26,7 @@ from typing import Any, TypeVar
 
 from agents.clock import NANOSECONDS, Clock
 from agents.domain import Bar, MarketView, Order, PolicyAnswer, Portfolio, Quote, Side
-from agents.errors import InvalidValue, LeaseLost
+from agents.errors import InvalidValue, LeaseLost, OrderError
 from agents.execution import bounded, observe
 from agents.features import MIN_BARS
 from agents.policy import ExecutionAgent
@@ -34,7 +35,7 @@ from checkpoints.trading_state import Tell, in_words
 from graph.bar_window import BarWindow
 from graph.desk import Mark, Ticket
 from graph.hooks import Hook, Hooks
-from graph.mandate import Desk, Ledger, Mandate, ordered
+from graph.mandate import Desk, GoesOn, Ledger, Mandate, Ordered, ordered
 from graph.policy_lane import PolicyLane
 from graph.review import Scene
 
@@ -287,7 +288,7 @@ class ExecutionLoop:
 
     async def _order(self, market: _Market, mandate: Mandate, decision: Decision, side: Side) -> Decision:
         """What the plan has left, by one order; a plan that was withdrawn meanwhile is not traded."""
-        so_far = ordered(mandate, await self._ledger.orders(mandate.run_id))
+        so_far = await self._so_far(mandate)
         market.done = so_far.filled >= mandate.plan.quantity
         left = mandate.plan.quantity - so_far.quantity
         if left <= 0:
@@ -314,6 +315,16 @@ class ExecutionLoop:
             await self._tell_fill(ticket.order)
         await self._fire("post_order", decision)
         return decision
+
+    async def _so_far(self, mandate: Mandate) -> Ordered:
+        """What was ordered of a plan; what was left on its way, as by a crash, goes on first, where that is safe."""
+        found = ordered(mandate, await self._ledger.orders(mandate.run_id))
+        if not found.lost or not isinstance(self._desk, GoesOn):
+            return found
+        for name in found.lost:
+            with suppress(OrderError):  # it is as open as before, and counts as if it filled
+                await self._tell_fill(await self._desk.go_on(name))
+        return ordered(mandate, await self._ledger.orders(mandate.run_id))
 
     async def _tell_fill(self, order: Order) -> None:
         """Once for what is new; after a restart once more, since nobody remembers what was told."""

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from agents import rules
 from agents.domain import MarketView, Order, OrderStatus, Outcome, Portfolio, Quote, Side, TradePlan, Verdict
-from checkpoints.orders import LIVE
+from checkpoints.orders import LIVE, UNSETTLED
 from graph.desk import Mark, Ticket
 
-__all__ = ["Desk", "Ledger", "Mandate", "Ordered", "ordered"]
+__all__ = ["Desk", "GoesOn", "Ledger", "Mandate", "Ordered", "ordered"]
 
 
 class Desk(Protocol):
@@ -30,6 +30,13 @@ class Desk(Protocol):
         now_ns: int | None,
         marks: Mapping[str, Mark] | None,
     ) -> Ticket: ...
+
+
+@runtime_checkable
+class GoesOn(Protocol):
+    """A desk that takes up an order which was left in the middle, as an `OrderDesk` does; see there."""
+
+    async def go_on(self, client_order_id: str) -> Order: ...
 
 
 class Ledger(Protocol):
@@ -66,11 +73,15 @@ class Mandate:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """How much of a plan was filled, how much may be at most, and the leg that the next order has."""
+    """How much of a plan was filled, how much may be at most, and the leg that the next order has.
+
+    `lost`: the ids of orders of which only the broker knows whether they ever came.
+    """
 
     filled: Decimal
     quantity: Decimal
     next_leg: str
+    lost: tuple[str, ...] = ()
 
 
 _LEG = "entry"
@@ -86,7 +97,8 @@ def ordered(mandate: Mandate, orders: Sequence[Order]) -> Ordered:
     filled = sum((each.filled for each in mine), Decimal(0))
     most = sum((each.intent.quantity if each.status in LIVE else each.filled for each in mine), Decimal(0))
     legs = len({each.intent.leg for each in mine})
-    return Ordered(filled, most, _LEG if not legs else f"{_LEG}-{legs + 1}")
+    lost = tuple(each.client_order_id for each in mine if each.status in UNSETTLED)
+    return Ordered(filled, most, _LEG if not legs else f"{_LEG}-{legs + 1}", lost)
 
 
 def _is_of(mandate: Mandate, order: Order) -> bool:

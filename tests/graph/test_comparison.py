@@ -1,9 +1,13 @@
 """The ledger against the broker's books, while both go on: what agrees, what differs, and what that does to trading."""
 
+from copy import copy
 from dataclasses import replace
 from decimal import Decimal
 
+import pytest
+
 from agents.domain import OrderStatus, TradingState
+from agents.errors import HoldfastError
 from checkpoints.ledger import BrokerReport
 from checkpoints.trading_state import Trading
 from graph.inquiry import GRACE_S
@@ -13,6 +17,24 @@ from tests.graph.test_reconciler import room
 __all__ = ["room"]
 
 ACTIVE, REDUCING, HALTED = TradingState
+
+
+class TestActivate:
+    async def test_who_stops_trading_meanwhile_has_the_last_word(self, room):
+        here = await room()
+        await here.switch.trip(Trading(REDUCING, "operator", "anna", "care", 1))
+        lunch, read = Trading(HALTED, "operator", "bert", "lunch", 2), here.switch.read
+        object.__setattr__(here.books, "switch", switch := copy(here.switch))
+
+        async def read_and_then():
+            was = await read()
+            await here.switch.trip(lunch)
+            return was
+
+        switch.read = read_and_then
+        with pytest.raises(HoldfastError, match="was changed while this was asked for; nothing was changed"):
+            await here.books.activate("anna", "all is well")
+        assert await read() == lunch
 
 
 class TestHoldings:
@@ -103,13 +125,15 @@ class TestHoldings:
         here.venue.take(order, OrderStatus.CANCELLED)
         await here.reconciler.once()
 
+        lots = [["1"], ["1"], ["1", "0.5"], ["1", "0.5"]]  # it is asked before and after the ledger is read, twice
+
         async def holdings():
-            here.venue.take(order, OrderStatus.CANCELLED, "1")
-            return {"SIM": Decimal(1)}
+            here.venue.take(order, OrderStatus.CANCELLED, *(now := lots.pop(0)))
+            return {"SIM": sum(map(Decimal, now), Decimal(0))}
 
         here.venue.holdings = holdings
         found = await here.books.compare()
-        assert (found.holdings, [each.filled for each in found.adopted]) == ((), [1])
+        assert (found.holdings, [each.filled for each in found.adopted], lots) == ((), [1], [])
         assert await here.held() == 1
 
     async def test_the_orders_of_a_run_that_is_not_ours_count_where_the_venue_has_them(self, room):

@@ -3,12 +3,13 @@
 import asyncio
 from dataclasses import dataclass, field
 from decimal import Decimal
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 
 from agents.clock import ReplayClock
 from agents.domain import Fill, OrderIntent, OrderStatus, OrderType, Quote, Side
-from agents.errors import BrokerUnavailable, InvalidValue, OrderConflict, OrderError, OrderRefused
+from agents.errors import BrokerUnavailable, InvalidValue, LeaseLost, OrderConflict, OrderError, OrderRefused
 from agents.risk import RiskLimits
 from checkpoints.database import Database
 from checkpoints.ledger import BrokerReport, OrderLedger
@@ -362,6 +363,55 @@ class TestKinds:
             with pytest.raises(InvalidValue):
                 await here.submit(limit_price=price)
         assert here.venue.calls == []
+
+
+class TestGoOn:
+    """An order that was left in the middle, and of which only its id is known."""
+
+    @pytest.mark.parametrize("trouble", ["drop", "lose", "nonsense"])
+    async def test_one_that_was_lost_is_found_or_sent_again_under_its_id(self, room, trouble):
+        here = await room(troubles=[trouble])
+        with pytest.raises(BrokerUnavailable):
+            await here.submit()
+        (lost,) = await here.ledger.orders("run-1")
+        for _ in range(2):
+            order = await here.desk.go_on(lost.client_order_id)
+            assert (order.intent, order.status) == (lost.intent, OrderStatus.FILLED)
+        assert (len(here.venue.executions), await here.held()) == (1, 2)
+
+    async def test_one_that_was_reserved_and_never_sent_is_sent(self, room, monkeypatch):
+        here = await room()
+        with monkeypatch.context() as patch:
+            patch.setattr(OrderLedger, "mark_sending", AsyncMock(side_effect=asyncio.CancelledError))
+            with pytest.raises(asyncio.CancelledError):
+                await here.submit()
+        (left,) = await here.ledger.orders("run-1")
+        assert left.status is OrderStatus.PENDING
+        assert (await here.desk.go_on(left.client_order_id)).status is OrderStatus.FILLED
+
+    async def test_where_an_id_may_execute_twice_nothing_is_asked_or_sent(self, room):
+        here = await room(idempotent=False, troubles=["drop"])
+        with pytest.raises(BrokerUnavailable):
+            await here.submit()
+        (lost,) = await here.ledger.orders("run-1")
+        here.venue.calls.clear()
+        assert await here.desk.go_on(lost.client_order_id) == lost
+        assert here.venue.calls == []
+
+    async def test_nor_by_who_does_not_hold_the_run(self, room):
+        here = await room(troubles=["drop"])
+        with pytest.raises(BrokerUnavailable):
+            await here.submit()
+        (lost,) = await here.ledger.orders("run-1")
+        here.venue.calls.clear()
+        here.ledger._fence = Mock(side_effect=LeaseLost("another has it"))
+        with pytest.raises(LeaseLost):
+            await here.desk.go_on(lost.client_order_id)
+        assert here.venue.calls == []
+
+    async def test_one_that_the_ledger_does_not_have(self, room):
+        with pytest.raises(OrderError, match="the ledger has no order nobody"):
+            await (await room()).desk.go_on("nobody")
 
 
 class TestCancel:

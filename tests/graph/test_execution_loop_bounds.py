@@ -184,7 +184,7 @@ class TestOnce:
 
     async def test_an_order_whose_fate_is_unknown_counts_until_it_is_known(self, floor):
         here = await (await floor()).begin()
-        here.venue.troubles = ["lose"]
+        here.venue.idempotent, here.venue.troubles = False, ["lose"]
         with pytest.raises(BrokerUnavailable):
             await here.tick(1)
         assert (await here.tick(2)).reason == "all of the plan was ordered"
@@ -231,6 +231,44 @@ class TestOnce:
         for each in (order, order, resting, resting, more, resting, more):  # old news in between
             await here.loop.on_order(each)
         assert [(name, filled) for name, _, filled in here.events] == [("on_fill", 1), ("on_fill", Decimal("0.5"))]
+
+    async def test_an_order_that_never_arrived_goes_on_with_the_next_bar(self, floor):
+        """Nobody else sends it again to a broker that knows every id for ever, and its plan would wait for it."""
+        here = await (await floor()).begin(quantity="2")
+        here.venue.troubles = ["drop", "hang"]
+        with pytest.raises(BrokerUnavailable):
+            await here.tick()
+        hung = asyncio.create_task(here.tick(2))
+        await here.venue.hanging.wait()
+        hung.cancel()
+        await asyncio.wait([hung])
+        here.listen()
+        decision = await here.tick(3)
+        (order,) = await here.orders()
+        assert (decision.reason, order.status, order.intent.leg) == (
+            "all of the plan was ordered",
+            OrderStatus.FILLED,
+            "entry",
+        )
+        assert [given for name, *given in here.events if name == "on_fill"] == [[order, 2]]
+        assert (await here.held(), len(here.venue.executions)) == (2, 1)
+
+    async def test_where_that_is_not_safe_it_counts_as_if_it_filled(self, floor):
+        here = await (await floor()).begin(quantity="2")
+        here.venue.idempotent, here.venue.troubles = False, ["drop"]
+        with pytest.raises(BrokerUnavailable):
+            await here.tick()
+        assert (await here.tick(2)).reason == "all of the plan was ordered"
+        assert here.venue.calls.count("send") == 1
+
+    async def test_one_whose_fate_stays_open_keeps_no_bar_from_being_decided(self, floor):
+        here = await (await floor()).begin(quantity="2")
+        here.venue.troubles = ["drop", "drop"]
+        with pytest.raises(BrokerUnavailable):
+            await here.tick()
+        assert (await here.tick(2)).reason == "all of the plan was ordered"
+        assert (await here.tick(3)).reason == "all of the plan was ordered"
+        assert await here.held() == 2
 
     async def test_it_remembers_a_thousand_orders_and_not_all(self, floor):
         here = await (await floor()).begin()

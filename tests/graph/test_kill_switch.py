@@ -350,9 +350,31 @@ class TestResting:
         here.venue.send = arrive
         if state is not None:
             here.set_now(state)
-        with nullcontext() if goes else pytest.raises(OrderError, match="it was not sent again; resume its run"):
-            await here.submit("lost")
+        (lost,) = await here.ledger.orders("lost")
+        for again in (here.submit("lost"), here.desk.go_on(lost.client_order_id)):
+            with nullcontext() if goes else pytest.raises(OrderError, match="it was not sent again; resume its run"):
+                await again
         assert len(here.venue.orders) == goes
+
+    async def test_one_that_goes_on_and_arrives_after_the_sweep_does_not_stay(self, room):
+        here = await room(resting={"late": "0"})
+        arrive, cancel, here.venue.send = here.venue.send, here.venue.cancel, here.venue.cancel
+        with pytest.raises(BrokerUnavailable):
+            await here.submit("late")
+
+        async def unknown(client_order_id):
+            return None
+
+        async def send(intent):
+            here.venue.cancel = unknown
+            assert await here.kill.trip(LUNCH) == Swept()
+            here.venue.cancel = cancel
+            return await arrive(intent)
+
+        here.venue.send = send
+        (lost,) = await here.ledger.orders("late")
+        await here.desk.go_on(lost.client_order_id)
+        assert await here.status("late") is OrderStatus.CANCELLED
 
     async def test_one_that_never_arrived_is_no_trouble(self, room):
         here = await room()
