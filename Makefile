@@ -40,6 +40,9 @@ crash: $(VENV)/.installed-dev ## Kill a run wherever it keeps anything, and at e
 	$(PY) -m tests.crash --points lines
 	$(PY) -m tests.crash --database postgres --kills 2000 --doubles 1000
 
+soak: $(VENV)/.installed-dev ## Sessions on real time and sockets: ten minutes, a cut link, a flood, a day: half an hour
+	$(PY) -m tests.soak
+
 bench: $(VENV)/.installed-bench ## Run every benchmark
 	$(PY) -m benchmarks
 
@@ -49,4 +52,4 @@ studio: $(VENV)/.installed-studio ## Open the workflow in LangGraph Studio (dev 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .langgraph_api
 
-.PHONY: help run test check crash bench studio clean
+.PHONY: help run test check crash soak bench studio clean

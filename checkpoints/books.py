@@ -18,6 +18,7 @@ from agents.domain import Fill, OrderIntent, OrderStatus, Portfolio, Side
 from agents.errors import OrderError
 from agents.risk import OwnOrder
 from checkpoints.database import metadata
+from checkpoints.funding import Payment, payments_after, payments_within
 from checkpoints.orders import LIVE, accounts, fill_of, fills, orders, status_in
 from checkpoints.statement import Statement
 from checkpoints.trading_state import Trading
@@ -176,6 +177,9 @@ class _Held:
             _see(prices, fill)
         return _Held(cash, quantities, prices)
 
+    def with_cash(self, amount: Decimal) -> "_Held":
+        return replace(self, cash=self.cash + amount)
+
     def as_opening(self) -> Opening:
         held = {symbol: quantity for symbol, quantity in self.quantities.items() if quantity}
         return Opening(self.cash, held, {symbol: self.prices[symbol].price for symbol in held})
@@ -199,7 +203,7 @@ class _Start(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """An account's fills up to one of them, which has this number and trade id."""
+    """An account's fills up to one of them, which has this number and trade id; and its funding up to `paid`."""
 
     cash: Decimal
     portfolio: Portfolio
@@ -208,6 +212,7 @@ class Fold:
     start: _Start
     number: int = 0
     trade_id: str = ""
+    paid: int = 0
     openings: Mapping[int, _Held] = field(default_factory=dict)
 
     @classmethod
@@ -240,6 +245,18 @@ class Fold:
             openings=openings,
         )
 
+    def with_funding(self, payments: Sequence[Payment]) -> "Fold":
+        """The fold with these payments, which follow those that are in it."""
+        if not payments:
+            return self
+        portfolio, came = self.portfolio, sum((each.amount for each in payments), _NONE)
+        openings = {
+            day_ns: held.with_cash(sum((each.amount for each in payments if each.time_ns < day_ns), _NONE))
+            for day_ns, held in self.openings.items()
+        }
+        portfolio = replace(portfolio, cash=portfolio.cash + came, realised=portfolio.realised + came)
+        return replace(self, portfolio=portfolio, paid=payments[-1].number, openings=openings)
+
 
 class Books:
     """The folds that are kept, by account. Used from any thread."""
@@ -261,14 +278,14 @@ class Books:
         if known is not None:
             rows = _FILLS_FROM.rows(connection, account=account, number=known.number)
             if known.start == start and _goes_on(known, rows):
-                fold = known.with_fills(rows[1:] if known.number else rows)
+                fold = _paid(connection, known.with_fills(rows[1:] if known.number else rows))
                 return fold if day_ns is None else _opened(connection, fold, day_ns)
             self.forget(account)
         cash = _CASH.row(connection, account=account)
         if cash is None:
             raise OrderError(f"there is no account {account!r}; nothing can be traded in it; open it first")
         rows = _FILLS_FROM.rows(connection, account=account, number=1)
-        fold = Fold.empty(account, _opening_cash(cash), start).with_fills(rows)
+        fold = _paid(connection, Fold.empty(account, _opening_cash(cash), start).with_fills(rows))
         return fold if day_ns is None else _opened(connection, fold, day_ns)
 
     def keep(self, fold: Fold) -> None:
@@ -299,6 +316,10 @@ def _goes_on(known: Fold, rows: Sequence[Any]) -> bool:
     return bool(rows) and rows[0][0] == known.number and rows[0][1] == known.trade_id
 
 
+def _paid(connection: Connection, fold: Fold) -> Fold:
+    return fold.with_funding(payments_after(connection, fold.portfolio.account, fold.paid))
+
+
 def _opened(connection: Connection, fold: Fold, day_ns: int) -> Fold:
     """The fold with the opening of this day, which goes on from the newest one before it."""
     if day_ns in fold.openings:
@@ -309,7 +330,8 @@ def _opened(connection: Connection, fold: Fold, day_ns: int) -> Fold:
     rows = _FILLS_WITHIN.rows(
         connection, account=fold.portfolio.account, since_ns=since_ns, until_ns=day_ns, number=fold.number
     )
-    openings = {**fold.openings, day_ns: held.with_fills([_fill(row) for row in rows])}
+    came = payments_within(connection, fold.portfolio.account, since_ns, day_ns, fold.paid)
+    openings = {**fold.openings, day_ns: held.with_fills([_fill(row) for row in rows]).with_cash(came)}
     while len(openings) > _OPENINGS_MAX:
         del openings[next(iter(openings))]
     return replace(fold, openings=openings)

@@ -109,17 +109,26 @@ class Leases:
 
     `folder`: where owners keep the files that they lock. `clock` is read where the database has none of its own; all
     processes on one SQLite file are on one machine, and read the same. A lease lasts `lease_s` seconds and is renewed
-    every `renew_s`; only tests give others than the defaults.
+    every `renew_s`; only tests give others than the defaults. `pace`: how many times as fast as that clock the event
+    loop's time goes.
     """
 
     def __init__(
-        self, database: Database, folder: Path, clock: Clock, *, lease_s: float = LEASE_S, renew_s: float = RENEW_S
+        self,
+        database: Database,
+        folder: Path,
+        clock: Clock,
+        *,
+        lease_s: float = LEASE_S,
+        renew_s: float = RENEW_S,
+        pace: float = 1.0,
     ) -> None:
         self._database = database
         self._folder = folder.absolute()
         self._clock = clock
         self._lease_s = lease_s
         self._renew_s = renew_s
+        self._pace = pace
         self._tokens: dict[str, int] = {}  # run id -> token, of the runs that are held
         self._owed: set[str] = set()  # runs whose rows may still say that this owner holds them
         self._lock: tuple[int, Path] | None = None  # the locked file's descriptor and path
@@ -238,7 +247,7 @@ class Leases:
             if self._holds(lease):
                 self.end(lease)
                 with suppress(StorageError, TimeoutError):  # then it runs out, or ends with this owner
-                    async with asyncio.timeout(self._renew_s):
+                    async with asyncio.timeout(self._renew_s * self._pace):
                         await self._database.awrite(lambda connection: self.update(connection, lease, GIVEN_BACK))
                         self.returned(lease)
 
@@ -263,12 +272,12 @@ class Leases:
         """Renew until the lease ends; a database that fails is tried again for as long as the lease lasts."""
         trouble = "the database did not answer"
         while self._holds(lease):
-            await asyncio.sleep(self._renew_s)
+            await asyncio.sleep(self._renew_s * self._pace)
             try:
-                async with asyncio.timeout(self._lease_s - self._renew_s):
+                async with asyncio.timeout((self._lease_s - self._renew_s) * self._pace):
                     while trouble_now := await self._troubled(lease):
                         trouble = trouble_now
-                        await asyncio.sleep(self._renew_s / 10)
+                        await asyncio.sleep(self._renew_s / 10 * self._pace)
             except TimeoutError:
                 raise LeaseLost(
                     f"the lease of run {lease.run_id} could not be renewed for {self._lease_s:g} s ({trouble});"

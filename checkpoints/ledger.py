@@ -25,6 +25,7 @@ from agents.domain import Check, Fill, Order, OrderIntent, OrderStatus, Portfoli
 from agents.errors import OrderConflict, OrderError
 from checkpoints.books import DAY_NS, Account, Books, Fold, Look, account_of, begin_anew
 from checkpoints.database import Database
+from checkpoints.funding import pay
 from checkpoints.leases import is_dry
 from checkpoints.orders import (
     UNSETTLED,
@@ -34,6 +35,7 @@ from checkpoints.orders import (
     change,
     checks_as_json,
     fills,
+    fills_in,
     found,
     insert_order,
     intent_of,
@@ -129,6 +131,10 @@ class OrderLedger:
     async def open_account(self, account: str, opening_cash: Decimal) -> None:
         """Make the account with its cash, if it is not there; an account that is there keeps what it has."""
         await self._database.awrite(lambda connection: _open_account(connection, account, opening_cash))
+
+    async def fund(self, account: str, symbol: str, time_ns: int, amount: Decimal) -> bool:
+        """Write down what a position was paid at a funding time, or has paid with a minus; False if it was already."""
+        return await self._database.awrite(lambda connection: pay(connection, account, symbol, time_ns, amount))
 
     # Towards the broker.
 
@@ -253,9 +259,13 @@ class OrderLedger:
         """One order; raises OrderError where the ledger does not have it."""
         return await self._database.aread(lambda connection: order_of(connection, found(connection, intent_id)))
 
-    async def orders(self, run_id: str) -> tuple[Order, ...]:
-        """The orders of one run, in the order in which they were reserved."""
-        return await self._database.aread(lambda connection: orders_of(connection, run_id))
+    async def orders(self, run_id: str, decision: int | None = None) -> tuple[Order, ...]:
+        """The orders of one run, or of one of its decisions, in the order in which they were reserved."""
+        return await self._database.aread(lambda connection: orders_of(connection, run_id, decision))
+
+    async def fills(self, account: str) -> tuple[Fill, ...]:
+        """Every fill of an account, in the order in which they were written down."""
+        return await self._database.aread(lambda connection: fills_in(connection, account))
 
     async def unsettled(self) -> tuple[Order, ...]:
         """Orders whose fate only the broker knows: those that were being sent, and those whose answer was lost."""

@@ -41,6 +41,7 @@ __all__ = [
     "checks_as_json",
     "fill_of",
     "fills",
+    "fills_in",
     "fills_of",
     "found",
     "insert_order",
@@ -150,6 +151,12 @@ _FILL = tuple(
 
 _BY_ID = Statement(select(*_ROW).where(orders.c.intent_id == bindparam("intent_id")))
 _OF_RUN = Statement(select(*_ROW).where(orders.c.run_id == bindparam("run_id")).order_by(orders.c.number))
+_OF_DECISION = Statement(
+    select(*_ROW)
+    .where(orders.c.run_id == bindparam("run_id"))
+    .where(orders.c.decision == bindparam("decision"))
+    .order_by(orders.c.number)
+)
 _OF_LEG = Statement(
     select(*_ROW)
     .where(orders.c.run_id == bindparam("run_id"))
@@ -199,9 +206,13 @@ def of_leg(connection: Connection, intent: OrderIntent) -> list[OrderRow]:
     return [OrderRow._make(row) for row in rows]
 
 
-def orders_of(connection: Connection, run_id: str) -> tuple[Order, ...]:
-    """The orders of one run, in the order in which they were reserved, in the transaction of `connection`."""
-    return tuple(order_of(connection, OrderRow._make(row)) for row in _OF_RUN.rows(connection, run_id=run_id))
+def orders_of(connection: Connection, run_id: str, decision: int | None = None) -> tuple[Order, ...]:
+    """The orders of one run, or of one of its decisions, as they were reserved, in the transaction of `connection`."""
+    if decision is None:
+        rows = _OF_RUN.rows(connection, run_id=run_id)
+    else:
+        rows = _OF_DECISION.rows(connection, run_id=run_id, decision=decision)
+    return tuple(order_of(connection, OrderRow._make(row)) for row in rows)
 
 
 def orders_that_are(
@@ -217,6 +228,12 @@ def orders_that_are(
 def fills_of(connection: Connection, intent_id: str) -> tuple[Fill, ...]:
     """The fills of one order, oldest first."""
     return tuple(map(fill_of, _FILLS_OF.rows(connection, intent_id=intent_id)))
+
+
+def fills_in(connection: Connection, account: str) -> tuple[Fill, ...]:
+    """All fills of an account, oldest first."""
+    query = select(*_FILL).where(fills.c.account == account).order_by(fills.c.number)
+    return tuple(map(fill_of, connection.execute(query).all()))
 
 
 @legible("fill", lambda row: row[0])

@@ -1,8 +1,8 @@
 """The composition root: settings in, a wired application out. The only place that picks concrete classes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from agents.clock import Clock, SystemClock
 from agents.domain import MarketView, TradingState
 from agents.errors import ConfigError
+from agents.policy import DeadlineMode
 from agents.research import Member
 from checkpoints.database import Database
 from checkpoints.events import Entry, Timeline
@@ -20,16 +21,17 @@ from checkpoints.ledger import OrderLedger
 from checkpoints.runs import CheckpointManager
 from checkpoints.saver import SqlSaver
 from checkpoints.trading_state import TradingSwitch
+from graph.broker import Broker
 from graph.comparison import Books, Comparison
 from graph.config import Settings
 from graph.desk import OrderDesk
 from graph.execution_loop import ExecutionLoop
-from graph.feed import Feed
+from graph.feed import Feed, NoFeed
 from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
+from graph.mandate import Desk
 from graph.metrics import Metrics
 from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
-from graph.paper import PaperBroker
 from graph.policy_keeper import PolicyKeeper
 from graph.reconciler import Reconciler
 from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
@@ -38,9 +40,14 @@ from graph.risk_events import RiskEvents
 from graph.state import BROKER, NODES
 from graph.swarm import is_finding_of, stand_in, swarm
 from graph.telemetry import FailureLog, Recorder, Watcher
-from graph.workflow import build_trade, fingerprint
+from graph.workflow import build_plan, build_trade, fingerprint
 
 __all__ = ["App", "Compiled", "open_app"]
+
+
+def _replayed(view: MarketView) -> int:
+    """History is decided at its own time: the close of its newest bar."""
+    return view.as_of_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ class App:
     timeline: Timeline
     manager: CheckpointManager
     leases: Leases
-    broker: PaperBroker
+    broker: Broker
     home: Home
     switch: TradingSwitch
     recorder: Recorder
@@ -77,6 +84,7 @@ class App:
     policies: dict[tuple[str, str], PolicyKeeper] = field(default_factory=dict)
     warned: bool = False
     swept: Swept = field(default_factory=Swept)
+    inline: bool = False
 
     @classmethod
     def open(
@@ -86,13 +94,17 @@ class App:
         faults: FaultPlan | None = None,
         watcher: Watcher | None = None,
         clock: Clock | None = None,
+        wall: Clock | None = None,
+        pace: float = 1.0,
         inline: bool = False,
     ) -> "App":
         """Open the home folder's databases and wire the application; `open_app` does so and closes it again.
 
         Whoever does not use `open_app` awaits `recover` before the first order.
 
-        `inline` keeps the databases off threads of their own: for simulations, whose clock cannot see those.
+        `clock` is that of the market; `wall` the one that leases are measured by, where it is another, and `pace` how
+        many times as fast as that one the event loop's time goes. `inline` keeps the databases off threads of their
+        own: for simulations, whose clock cannot see those.
 
         Raises:
             StorageError: the home folder or a database in it cannot be used.
@@ -100,7 +112,7 @@ class App:
         clock = clock or SystemClock()
         home = open_home(settings.folder, clock, address=settings.address, terms=settings.paper, inline=inline)
         database = home.database
-        leases = Leases(database, settings.folder / "owners", clock)
+        leases = Leases(database, settings.folder / "owners", wall or clock, pace=pace)
         saver, timeline = SqlSaver(database, fence=leases.check), Timeline(database)
         log = FailureLog(settings.folder / "failures.log")
         recorder = Recorder(timeline, clock, _each(log, watcher))
@@ -122,11 +134,12 @@ class App:
             log=log,
             faults=faults,
             risk_events=risk_events,
+            inline=inline,
         )
 
     def close(self) -> None:
         """Close both databases, after what waits is written, and back them up where that is due."""
-        self.broker.database.close()
+        self.home.broker.database.close()
         self.database.close()
         self.leases.close()
         self.back_up(ending=True)
@@ -198,7 +211,23 @@ class App:
         shape = fingerprint(builder, tuple(member.name for member in members))
         return Compiled(builder.compile(checkpointer=self.saver), shape, members, self.policy(settings))
 
-    def trade_builder(self, settings: Settings, feed: Feed, members: tuple[Member, ...], **schema: Any) -> Any:
+    def plan(self, settings: Settings, now_ns: Callable[[MarketView], int]) -> Compiled:
+        """The trade workflow up to the gate's verdict, for decisions whose view and portfolio are given to them."""
+        members = swarm(settings)
+        builder = self.trade_builder(settings, NoFeed(), members, build=build_plan, now_ns=now_ns)
+        shape = fingerprint(builder, tuple(member.name for member in members))
+        return Compiled(builder.compile(checkpointer=self.saver), shape, members, self.policy(settings))
+
+    def trade_builder(
+        self,
+        settings: Settings,
+        feed: Feed,
+        members: tuple[Member, ...],
+        *,
+        build: Callable[..., Any] = build_trade,
+        now_ns: Callable[[MarketView], int] = _replayed,
+        **schema: Any,
+    ) -> Any:
         """The trade workflow before it is compiled."""
         self._check_names(members, settings)
         nodes = TradeNodes(
@@ -210,12 +239,12 @@ class App:
             policy=self.policy(settings),
             desk=self.desk(settings),
             ledger=self.ledger,
-            now_ns=_replayed,
+            now_ns=now_ns,
             cash=settings.cash,
             observers=(self.recorder, self.metrics),
         )
         guards = {name: self.guard(name, fallbacks=NODE_FALLBACKS.get(name, ()), accept=_is_update) for name in NODES}
-        return build_trade(nodes, guards, self.recorder, **schema)
+        return build(nodes, guards, self.recorder, **schema)
 
     def policy(self, settings: Settings) -> PolicyKeeper:
         """The keeper of the policy that these settings name: one for all runs that name the same."""
@@ -252,12 +281,16 @@ class App:
         inquiry = Inquiry(self.ledger, self.broker, guard, self.clock, self._grace_s)
         return Reconciler(self.books(), self.kill_switch(), inquiry, self._tell)
 
-    async def execution_loop(self, settings: Settings) -> ExecutionLoop:
-        """The fast lane, with the policy, the limits and the bar period of these settings."""
-        agent = await asyncio.to_thread(self.policy(settings).fast)
+    async def execution_loop(self, settings: Settings, desk: Desk | None = None) -> ExecutionLoop:
+        """The fast lane, with the policy, the limits and the bar period of these settings; `desk`: what stands before
+        the one that sends.
+        """  # noqa: D205 (one sentence)
+        # On a clock that jumps the microseconds of a call mean nothing, and would make no two runs the same.
+        options = {"mode": DeadlineMode.OFF} if self.inline else {}
+        agent = await asyncio.to_thread(partial(self.policy(settings).fast, **options))
         return ExecutionLoop(
             agent,
-            self.desk(settings),
+            desk or self.desk(settings),
             self.ledger,
             self.clock,
             bar_period=settings.bar_period,
@@ -265,8 +298,12 @@ class App:
             tell=self._tell,
         )
 
+    def tell(self, kind: str, detail: Mapping[str, Any], run_id: str = "") -> None:
+        """To the log, the run's timeline where it is of one, subscribers, and to people where it is no good news."""
+        _alert(self.recorder, self.risk_events, kind, detail, run_id)
+
     def _tell(self, kind: str, detail: Mapping[str, Any]) -> None:
-        _alert(self.recorder, self.risk_events, kind, detail)
+        self.tell(kind, detail)
 
     @property
     def _grace_s(self) -> float:
@@ -302,17 +339,41 @@ async def open_app(
     faults: FaultPlan | None = None,
     watcher: Watcher | None = None,
     clock: Clock | None = None,
+    wall: Clock | None = None,
+    pace: float = 1.0,
     inline: bool = False,
+    broker: Callable[[App], Broker] | None = None,
 ) -> AsyncIterator[App]:
-    """The application of `App.open`, with the shared account in it, closed at the end."""
-    app = await asyncio.to_thread(App.open, settings, faults=faults, watcher=watcher, clock=clock, inline=inline)
+    """The application of `App.open`, with the shared account in it, closed at the end.
+
+    `broker` makes the one that orders go to; without, it is the one of the settings.
+    """
+    work = partial(App.open, settings, faults=faults, watcher=watcher, clock=clock, wall=wall, pace=pace, inline=inline)
+    app = await asyncio.to_thread(work)
     try:
-        await app.ledger.open_account(SHARED_ACCOUNT, settings.cash)
-        await app.recover()
-        yield app
+        async with AsyncExitStack() as stack:
+            if broker is not None:
+                app.broker = broker(app)
+            elif settings.broker == "exchange":
+                app.broker = await stack.enter_async_context(_exchange(app))
+            await app.ledger.open_account(SHARED_ACCOUNT, settings.cash)
+            await app.recover()
+            yield app
     finally:
         await app.risk_events.settle()
         await asyncio.to_thread(app.close)
+
+
+def _exchange(app: App) -> AbstractAsyncContextManager[Broker]:
+    """The broker at the exchange of the settings."""
+    try:
+        from graph.spot.opening import open_broker  # noqa: PLC0415 - of an extra, and only for this broker
+    except ImportError:
+        raise ConfigError(
+            "trading at an exchange needs what is not installed; nothing was done; run:"
+            " pip install 'holdfast[exchange]'"
+        ) from None
+    return open_broker(app.settings.exchange, app.ledger, app.clock)
 
 
 _ALERTS = {
@@ -334,9 +395,9 @@ _POLICY_ALERTS = {
 }
 
 
-def _alert(recorder: Recorder, risk_events: RiskEvents, kind: str, detail: Mapping[str, Any]) -> None:
+def _alert(recorder: Recorder, risk_events: RiskEvents, kind: str, detail: Mapping[str, Any], run_id: str = "") -> None:
     """To the log and to subscribers; and to whoever is watching, where something did not go as it should."""
-    recorder.note("", kind, **detail)
+    recorder.note(run_id, kind, **detail)
     risk_events(kind, detail)
     if kind in _ALERTS:
         warn(_ALERTS[kind].format(**detail))
@@ -358,8 +419,3 @@ def _each(log: FailureLog, watcher: Watcher | None) -> Watcher:
             watcher(entry)
 
     return tell
-
-
-def _replayed(view: MarketView) -> int:
-    """History is decided at its own time: the close of its newest bar."""
-    return view.as_of_ns

@@ -56,14 +56,14 @@ class Brackets:
         self._unsaved: set[_Key] = set()
         self._lock = asyncio.Lock()
 
-    async def load(self) -> tuple[Bracket, ...]:
-        """Go on watching what was watched when the last process ended. Raises as `BracketBook.load`.
+    async def load(self, run_id: str | None = None) -> tuple[Bracket, ...]:
+        """Go on watching what was watched when the last process ended, of one run or of all. As `BracketBook.load`.
 
         What became of its orders meanwhile the ledger knows: it has asked the broker by now.
         """
         async with self._lock:
-            saved = await self._book.load()
-            orders = {run_id: await self._positions.orders(run_id) for run_id in {each.run_id for each in saved}}
+            saved = [each for each in await self._book.load() if run_id in {None, each.run_id}]
+            orders = {name: await self._positions.orders(name) for name in {each.run_id for each in saved}}
             await self._save([_after(orders[bracket.run_id], bracket) for bracket in saved])
         return self.all()
 
@@ -79,6 +79,11 @@ class Brackets:
         """Watch a bracket no more, whatever it covers: its decision is void, or somebody else sees to it."""
         async with self._lock:
             await self._forget((run_id, decision))
+
+    async def flush(self) -> None:
+        """Save the stops that have moved since they were saved last."""
+        async with self._lock:
+            await self._save([each for each in self.all() if (each.run_id, each.decision) in self._unsaved])
 
     def all(self) -> tuple[Bracket, ...]:
         """The brackets that are watched."""

@@ -38,6 +38,7 @@ __all__ = ["Command", "execute"]
 FINISHED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 
 _DEFAULT_SYMBOL = "SIM"
+_SESSION_SYMBOL = "BTCUSDT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,9 @@ class Command:
     to: Path | None = None
     flatten: bool = False
     reducing: bool = False
+    feed: str = "sim"
+    duration: str | None = None
+    speed: float = 1.0
 
 
 def execute(command: Command) -> int:
@@ -71,7 +75,7 @@ def execute(command: Command) -> int:
     if command.json:
         sys.stdout = sys.stderr  # what analysts print is no part of what was asked for
     try:
-        ending = asyncio.run(_VERBS[command.verb](command))
+        ending = _session(command) if _is_session(command) else asyncio.run(_VERBS[command.verb](command))
     except (InputError, CheckpointNotFound) as error:
         return _complain(error, BAD_INPUT)
     except LeaseLost as error:
@@ -151,6 +155,42 @@ async def _workflow(command: Command) -> _Ending:
     return _conclude(digests, wanted=len(symbols))
 
 
+def _is_session(command: Command) -> bool:
+    of_one = command.verb == "resume" and command.subject.startswith("session-")
+    return of_one or (command.verb == "workflow" and command.subject == "session")
+
+
+def _session(command: Command) -> _Ending:
+    """A session has an event loop of its own, which may be faster than the clock on the wall."""
+    from graph import live  # noqa: PLC0415 - a market and a view that no other command needs
+
+    settings = _settings(command)
+    if command.verb == "resume":
+        sitting = live.go_on(settings, command.subject)
+    elif len(command.symbols) > 1:
+        raise ConfigError("a session trades one symbol; nothing was run; start one session for each --symbol")
+    else:
+        sitting = live.begin(
+            settings,
+            symbol=(command.symbols or (_SESSION_SYMBOL,))[0],
+            feed=command.feed,
+            seed=command.seed,
+            speed=command.speed,
+            duration=command.duration,
+        )
+
+    @asynccontextmanager
+    async def around(app: App, stop: Callable[[], None], name: Callable[[], str]) -> AsyncIterator[None]:
+        _stop_on_signal(stop, lambda: [name()] if name() else [], app.settings.home_flag, _DRAINING)
+        async with _halted_by_signal(app):
+            yield
+
+    result = live.sit(sitting, faults=_faults(command), plain=command.plain, silent=command.json, around=around)
+    shows = [lambda: _emit([result.as_json()])] if command.json else [lambda: live.print_session(result)]
+    codes = {RunStatus.FINISHED: FINISHED, RunStatus.STOPPED: STOPPED}
+    return _Ending(codes.get(result.run.status, FAILED), shows)
+
+
 async def _resume(command: Command) -> _Ending:
     settings = _settings(command)
     return await _go_on(command, settings, lambda runner: runner.resume(command.subject))
@@ -181,7 +221,7 @@ async def _driven(
     """Open the application, let a first signal stop the runs in order, and a second one at once."""
     async with open_app(settings, faults=_faults(command), watcher=watcher) as app:
         runner = Runner(app)
-        _stop_on_signal(runner, settings.home_flag)
+        _stop_on_signal(runner.stop, lambda: runner.active, settings.home_flag, _STEPPING)
         async with _halted_by_signal(app):
             digests: list[_Digest] = await work(runner)
         for lost in runner.lost:
@@ -204,25 +244,29 @@ def _tell(line: str) -> None:
         sys.stderr.flush()
 
 
-def _stop_on_signal(runner: Runner, home: str) -> None:
+_STEPPING = "stopping after the present step of each run; ask again to stop at once"
+_DRAINING = "stopping: no new risk is taken, what is in flight is finished; ask again to stop at once"
+
+
+def _stop_on_signal(stop: Callable[[], None], active: Callable[[], Sequence[str]], home: str, told: str) -> None:
     loop = asyncio.get_running_loop()
     asked = False
 
-    def stop() -> None:
+    def heard() -> None:
         nonlocal asked
         if asked:
-            commands = "; ".join(f"python -m graph.run --resume {run_id}{home}" for run_id in runner.active)
+            commands = "; ".join(f"python -m graph.run --resume {run_id}{home}" for run_id in active())
             _tell(f"stopped at once; go on by: {commands or 'nothing was running'}")
             if sys.stdout is not None and sys.stdout.isatty():
                 sys.stdout.write("\x1b[?25h")  # the live view hid the cursor, and will not come to show it again
                 sys.stdout.flush()
             os._exit(STOPPED)  # asked twice: what is on disk is enough to resume
         asked = True
-        _tell("stopping after the present step of each run; ask again to stop at once")
-        runner.stop()
+        _tell(told)
+        stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, heard)
 
 
 @asynccontextmanager

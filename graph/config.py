@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -27,6 +27,7 @@ from agents.risk import RiskLimits
 from agents.strategist import StrategySettings
 from checkpoints.engine import open_url, url_of
 from graph.paper import PaperTerms
+from graph.session_terms import SessionTerms
 from graph.spot.terms import ExchangeTerms
 
 __all__ = ["GuardPolicy", "Settings", "limit_sources", "load_settings"]
@@ -66,8 +67,9 @@ class Settings(BaseSettings):
     "demo", "rule" or "hold-cash"; `policy_sha256` the hash that the bundle must have (`python -m agents.policy.inspect`
     prints it); `bar_period` seconds from bar to bar of a session that trades bar by bar; `required` and `optional` the
     swarm's members: names of the built-in ones, or `package.module:attribute`; `fallbacks` by member: who answers for
-    it, in this order, when it cannot; `paper` the terms of the paper broker; `exchange` where
-    an exchange is, and the account there; `guards` by node, analyst or `broker`.
+    it, in this order, when it cannot; `broker` where orders go: paper or exchange, one for all of a home's life;
+    `paper` the terms of the paper broker; `exchange` where an exchange is, and the account there; `session` the limits
+    of a session; `guards` by node, analyst or `broker`.
     """
 
     model_config = SettingsConfigDict(
@@ -89,8 +91,10 @@ class Settings(BaseSettings):
     strategy: StrategySettings = StrategySettings()
     gate: GateSettings = GateSettings()
     risk: RiskLimits = RiskLimits()
+    broker: Literal["paper", "exchange"] = "paper"
     paper: PaperTerms = PaperTerms()
     exchange: ExchangeTerms = ExchangeTerms()
+    session: SessionTerms = SessionTerms()
     guards: dict[str, GuardPolicy] = Field(default_factory=dict)
 
     @field_validator("database")
@@ -280,7 +284,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"settings file {path} cannot be used: {error}; nothing was run; correct the file") from None
 
 
-_OF_TODAY = ("home", "database", "concurrency", "paper", "exchange")
+_OF_TODAY = ("home", "database", "concurrency", "broker", "paper", "exchange")
 """Settings that do not shape a decision, and are never kept with a run."""
 _SECTIONS: Mapping[str, type] = {
     "strategy": StrategySettings,
@@ -288,6 +292,7 @@ _SECTIONS: Mapping[str, type] = {
     "risk": RiskLimits,
     "paper": PaperTerms,
     "exchange": ExchangeTerms,
+    "session": SessionTerms,
 }
 
 

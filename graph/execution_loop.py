@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from time import perf_counter_ns
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from agents.clock import NANOSECONDS, Clock
 from agents.domain import Bar, MarketView, Order, PolicyAnswer, Portfolio, Quote, Side
@@ -39,7 +39,7 @@ from graph.mandate import Desk, GoesOn, Ledger, Mandate, Ordered, ordered
 from graph.policy_lane import PolicyLane
 from graph.review import Scene
 
-__all__ = ["HOOKS", "Decision", "ExecutionLoop"]
+__all__ = ["HOOKS", "Decision", "ExecutionLoop", "Incoming"]
 
 HOOKS = ("pre_decision", "post_decision", "pre_order", "post_order", "on_fill", "on_error")
 
@@ -52,6 +52,18 @@ _WARM_FOR_S = 2.0
 """From just before a bar is due until it comes, and at most so long, the policy is called now and then: 20 ms after its
 last call it is cold."""
 _FILLS_KEPT = 1_000
+
+
+class Incoming(Protocol):
+    """What of an `asyncio.Queue` is needed to take bars and quotes out of it."""
+
+    def empty(self) -> bool: ...
+
+    async def get(self) -> Bar | Quote: ...
+
+    def get_nowait(self) -> Bar | Quote: ...
+
+    def task_done(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +202,7 @@ class ExecutionLoop:
         """Decide on the newest bar once more: a plan was approved since it came. Raises as `on_bar`."""
         return await self._guarded("decide", self._decide_again, symbol)
 
-    async def run(self, feed: "asyncio.Queue[Bar | Quote]") -> None:
+    async def run(self, feed: Incoming) -> None:
         """Take what comes in until cancelled; in between keep the policy warm, and reload a bundle when that is due.
 
         What cannot be taken, and an order that fails, is told and left; the next bar is another chance.
@@ -220,6 +232,10 @@ class ExecutionLoop:
     async def portfolio(self, account: str) -> Portfolio:
         """The account as its fills made it."""
         return await self._ledger.portfolio(account)
+
+    def view(self, symbol: str) -> MarketView:
+        """The bars of a symbol, as far as they came in; raises InvalidValue where it is not watched."""
+        return self._market(symbol).window.view
 
     def marks(self) -> dict[str, Decimal]:
         """What a unit of each watched symbol is worth now: the middle of its quote, else its newest close."""
@@ -318,13 +334,13 @@ class ExecutionLoop:
 
     async def _so_far(self, mandate: Mandate) -> Ordered:
         """What was ordered of a plan; what was left on its way, as by a crash, goes on first, where that is safe."""
-        found = ordered(mandate, await self._ledger.orders(mandate.run_id))
+        found = ordered(mandate, await self._ledger.orders(mandate.run_id, mandate.decision))
         if not found.lost or not isinstance(self._desk, GoesOn):
             return found
         for name in found.lost:
             with suppress(OrderError):  # it is as open as before, and counts as if it filled
                 await self._tell_fill(await self._desk.go_on(name))
-        return ordered(mandate, await self._ledger.orders(mandate.run_id))
+        return ordered(mandate, await self._ledger.orders(mandate.run_id, mandate.decision))
 
     async def _tell_fill(self, order: Order) -> None:
         """Once for what is new; after a restart once more, since nobody remembers what was told."""
@@ -352,7 +368,7 @@ class ExecutionLoop:
 
     # Around it.
 
-    async def _next(self, feed: "asyncio.Queue[Bar | Quote]") -> Bar | Quote:
+    async def _next(self, feed: Incoming) -> Bar | Quote:
         while feed.empty():
             try:
                 async with asyncio.timeout(self._warm_in()):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from agents.bars import Bars, read_bars
 from agents.domain import MarketView, check_symbol
-from agents.errors import ConfigError
+from agents.errors import ConfigError, HoldfastError
 from agents.market import simulate
 
-__all__ = ["Feed", "FileFeed", "SimulatedFeed", "resolve_data"]
+__all__ = ["Feed", "FileFeed", "NoFeed", "SimulatedFeed", "resolve_data"]
 
 _DAY_NS = 86_400_000_000_000
 _REACH_WINDOWS = 8  # closes kept for the others' market index: enough for a peer with eight times as many bars
@@ -31,6 +31,14 @@ class Feed(Protocol):
             InputError: this feed has no bars for the symbol.
         """
         ...
+
+
+class NoFeed:
+    """For decisions that carry their own market view, and need no feed."""
+
+    def view(self, symbol: str) -> MarketView:
+        """Raises HoldfastError: there should have been one."""
+        raise HoldfastError(f"the run of {symbol} has no market view in its saved state; nothing can be decided on it")
 
 
 class SimulatedFeed:

@@ -9,18 +9,20 @@ from agents.domain import Check, Finding, TradingState
 from checkpoints.events import Entry
 from graph.result import RunResult, one_line, plain, policy_line, state_line
 
-__all__ = ["write_report"]
+__all__ = ["as_text", "markdown_table", "write_file", "write_report"]
 
 
 def write_report(folder: Path, result: RunResult) -> None:
     """Write both files, each in one piece: a reader sees the old one or the new one, never a half."""
-    _write(folder / "report.md", _markdown(result))
-    _write(folder / "report.json", json.dumps(_data(result), indent=2, default=str, allow_nan=False) + "\n")
+    write_file(folder / "report.md", _markdown(result).encode())
+    data = json.dumps(_data(result), indent=2, default=str, allow_nan=False) + "\n"
+    write_file(folder / "report.json", data.encode())
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file in one piece."""
     draft = path.with_suffix(path.suffix + ".new")
-    draft.write_text(text, encoding="utf-8")
+    draft.write_bytes(data)
     draft.replace(path)
 
 
@@ -39,12 +41,12 @@ def _markdown(result: RunResult) -> str:
     parts = [
         f"# {result.run.run_id}",
         f"Status **{result.run.status}**"
-        + (f": {_text(result.run.error)}" if result.run.error else f", decision **{result.action}**")
+        + (f": {as_text(result.run.error)}" if result.run.error else f", decision **{result.action}**")
         + (f". Resume with `{result.resume_command}`" if result.resume_command else "")
         + ".",
         _head(result),
         _trading(result),
-        *[f"- {_text(reason)}" for reason in result.reasons],
+        *[f"- {as_text(reason)}" for reason in result.reasons],
         "## Findings",
         _findings(result),
         "## Plan",
@@ -53,13 +55,13 @@ def _markdown(result: RunResult) -> str:
         f"Verdict: {result.verdict.outcome}" if result.verdict else "The gate was not reached.",
         _checks(result.verdict.checks) if result.verdict else "",
         "## Policy",
-        _text(policy_line(result.policy)) + "." if result.policy else "The policy was not asked.",
+        as_text(policy_line(result.policy)) + "." if result.policy else "The policy was not asked.",
         "## Risk",
         _checks(result.orders[-1].checks) if result.orders else "No order was asked for.",
         "## Orders",
         _orders(result),
         "## Checkpoints",
-        _table(
+        markdown_table(
             ("id", "saved at", "stands before"),
             [(row.checkpoint_id, row.saved_at, row.before) for row in result.checkpoints],
         ),
@@ -73,14 +75,16 @@ def _markdown(result: RunResult) -> str:
 def _head(result: RunResult) -> str:
     view = result.state.get("view")
     as_of = datetime.fromtimestamp(result.run.as_of_ns / 1e9, tz=UTC).isoformat(timespec="seconds")
-    bars = f"{len(view)} bars of {_text(view.source)}, trading hours {_text(view.calendar)}" if view else "no bars yet"
-    return f"{_text(result.run.symbol)} as of {as_of}, decided on {bars}."
+    bars = (
+        f"{len(view)} bars of {as_text(view.source)}, trading hours {as_text(view.calendar)}" if view else "no bars yet"
+    )
+    return f"{as_text(result.run.symbol)} as of {as_of}, decided on {bars}."
 
 
 def _trading(result: RunResult) -> str:
     if result.trading is None or result.trading.state is TradingState.ACTIVE:
         return ""
-    return f"Trading is **{_text(state_line(result.trading))}**."
+    return f"Trading is **{as_text(state_line(result.trading))}**."
 
 
 def _findings(result: RunResult) -> str:
@@ -92,7 +96,7 @@ def _findings(result: RunResult) -> str:
             rows.append((each.analyst, f"{each.stance:+.3f}", f"{each.confidence:.3f}", each.rationale, evidence))
         else:
             rows.append((each.analyst, "-", "-", f"outage: {each.error}", ""))
-    table = _table(("analyst", "stance", "confidence", "rationale", "evidence"), rows)
+    table = markdown_table(("analyst", "stance", "confidence", "rationale", "evidence"), rows)
     if synthesis is None:
         return table
     missing = ", ".join(synthesis.missing) or "nobody"
@@ -117,12 +121,12 @@ def _plan(result: RunResult) -> str:
         ("revision", plan.revision),
         ("degradation level", plan.level),
     ]
-    return _table(("plan", "value"), rows)
+    return markdown_table(("plan", "value"), rows)
 
 
 def _checks(checks: Iterable[Check]) -> str:
     rows = [(each.name, "ok" if each.passed else "FAILED", each.value, each.limit, each.reason) for each in checks]
-    return _table(("check", "", "value", "limit", "reason"), rows)
+    return markdown_table(("check", "", "value", "limit", "reason"), rows)
 
 
 def _orders(result: RunResult) -> str:
@@ -134,7 +138,7 @@ def _orders(result: RunResult) -> str:
     ]
     held = ", ".join(f"{each.quantity:f} {each.symbol}" for each in result.portfolio.positions) or "nothing"
     return (
-        _table(("client order id", "side", "quantity", "price", "fee", "status"), rows)
+        markdown_table(("client order id", "side", "quantity", "price", "fee", "status"), rows)
         + f"\n\nAccount {result.portfolio.account}: cash {result.portfolio.cash:.2f}, holding {held},"
         f" realised {result.portfolio.realised:.2f}, fees {result.portfolio.fees:.2f}."
     )
@@ -147,7 +151,7 @@ def _guards(result: RunResult) -> str:
         (each.guard, each.attempts, each.failed, each.refused, each.retries, each.trips, each.fallbacks, each.error)
         for each in result.troubles
     ]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _timeline(entries: Sequence[Entry]) -> str:
@@ -158,23 +162,24 @@ def _timeline(entries: Sequence[Entry]) -> str:
         when = datetime.fromtimestamp(entry.time_ns / 1e9, tz=UTC).isoformat(timespec="milliseconds")
         detail = ", ".join(f"{name} {_short(value)}" for name, value in entry.detail.items() if value not in ("", None))
         rows.append((when, entry.subject or "run", entry.kind, detail))
-    return _table(("time", "step", "event", "detail"), rows)
+    return markdown_table(("time", "step", "event", "detail"), rows)
 
 
 def _short(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; whatever is in a cell cannot break it."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
 
 
 def _cell(value: object) -> str:
     """A cell cannot hold a bar or a line break, wherever its text came from."""
-    return _text(value).replace("|", "\\|")
+    return as_text(value).replace("|", "\\|")
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     """One line that Markdown takes for text: no tag, and no backslash that would free the bar after it."""
     return one_line(value).replace("\\", "\\\\").replace("<", "&lt;")

@@ -27,6 +27,7 @@ Examples:
   python -m graph.run --runs                                            ... see what was interrupted ...
   python -m graph.run --resume RUN_OR_CHECKPOINT_ID                     ... and go on where it was
   python -m graph.run --fork CHECKPOINT_ID --config other.toml          what if: from the same state, sending nothing
+  python -m graph.run --workflow session --duration 10m --speed 60      trade on paper, bar after bar, for ten minutes
   python -m graph.run --prune --keep 7d                                 delete what was saved of runs that ended
 
 \b
@@ -51,6 +52,16 @@ def run(  # noqa: PLR0917 - the parameters are the command line
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the simulated market, where no --data is given (default 7).")
+    ] = None,
+    feed: Annotated[
+        str | None,
+        typer.Option(metavar="FEED", help="Prices of a session: sim (default), replay:FILE or ws:URL of an exchange."),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long a session lasts: 90s, 10m, 8h, 1d.")
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="How fast a session's time goes, with sim and replay: 60 is a minute a second.")
     ] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on with a run, by its id or the id of one of its checkpoints.")
@@ -131,6 +142,12 @@ def run(  # noqa: PLR0917 - the parameters are the command line
         _refuse(f"{misplaced[0]} goes with --workflow only: what exists already carries its own market")
     if data and seed is not None:
         _refuse("--seed is of the simulated market, and --data is not simulated: give one of them")
+    of_session = {"--feed": feed, "--duration": duration, "--speed": speed}
+    strays = [name for name, value in of_session.items() if value is not None and workflow != "session"]
+    if strays:
+        _refuse(f"{strays[0]} goes with --workflow session only")
+    if data and workflow == "session":
+        _refuse(f"--data goes with --workflow trade; a session replays a file by --feed replay:{data[0]}")
     for name, value in {"--inject": inject, "--faults": faults}.items():
         if value and not (workflow or resume or fork):
             _refuse(f"{name} goes with --workflow, --resume or --fork only: nothing else runs an agent")
@@ -162,6 +179,9 @@ def run(  # noqa: PLR0917 - the parameters are the command line
         keep=keep or "",
         dry_run=dry_run,
         to=to,
+        feed=feed or "sim",
+        duration=duration,
+        speed=1.0 if speed is None else speed,
     )
     raise typer.Exit(execute(command))
 

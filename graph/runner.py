@@ -12,12 +12,12 @@ from langgraph.errors import GraphDrained
 from langgraph.runtime import RunControl
 
 from agents.domain import Outage, Portfolio
-from agents.errors import HoldfastError, InputError, LeaseLost, RunError, RunLeased
+from agents.errors import ConfigError, HoldfastError, InputError, LeaseLost, RunError, RunLeased
 from agents.policy.named import NAMED
 from checkpoints.runs import Hold, ResumePoint, Run, RunStatus, check_fingerprint
 from graph.app import App, Compiled
 from graph.config import Settings
-from graph.feed import Feed, FileFeed, SimulatedFeed
+from graph.feed import Feed, FileFeed, NoFeed, SimulatedFeed
 from graph.nodes import SHARED_ACCOUNT
 from graph.report import write_report
 from graph.resilience import too_many_missing
@@ -91,6 +91,7 @@ class Runner:
             StorageError: the database failed; all runs were stopped where they were.
         """
         app = self._app
+        _refuse_exchange(app)
         feed = await asyncio.to_thread(market.feed, app.settings)
         compiled = app.trade(app.settings, feed)
         pinned = await _pinned(app.settings, compiled)
@@ -144,13 +145,14 @@ class Runner:
             LeaseLost: another process has taken the run over; nothing was changed since.
         """
         app = self._app
+        _refuse_exchange(app)
         point = await app.manager.locate(identifier)
         async with self._holding(app.manager.claim(point.run.run_id)) as hold:
             run = hold.run
             market = Market.from_json(run.parameters["market"])
             settings = app.settings = app.settings.of_run(run.parameters["settings"])
             fresh = not await app.manager.has_checkpoint(run.run_id)
-            feed = await asyncio.to_thread(market.feed, settings) if fresh else _NoFeed()
+            feed = await asyncio.to_thread(market.feed, settings) if fresh else NoFeed()
             compiled = app.trade(settings, feed)
             check_fingerprint(run, compiled.fingerprint)
             if run.status is RunStatus.FINISHED and point.checkpoint_id is None:
@@ -178,10 +180,11 @@ class Runner:
             LeaseLost: another process has taken the new run over; nothing was changed since.
         """
         app = self._app
+        _refuse_exchange(app)
         point = await app.manager.locate(identifier)
         origin = point.run
         settings = app.settings = app.settings.of_run(origin.parameters["settings"], changes)
-        compiled = app.trade(settings, _NoFeed())
+        compiled = app.trade(settings, NoFeed())
         check_fingerprint(origin, compiled.fingerprint)
         await _refuse_if_done(point, compiled)
         forked = app.manager.fork(
@@ -303,6 +306,15 @@ class Runner:
         )
 
 
+def _refuse_exchange(app: App) -> None:
+    """Prices of yesterday are no reason to order anything today."""
+    if app.settings.broker != "paper":
+        raise ConfigError(
+            f"the trade workflow decides on history, and the setting broker is {app.settings.broker}; nothing was run;"
+            " trade there by --workflow session, or on paper in another home"
+        )
+
+
 async def _refuse_if_done(point: ResumePoint, compiled: Compiled) -> None:
     where = {"thread_id": point.run.run_id}
     if point.checkpoint_id is not None:
@@ -324,10 +336,3 @@ async def _pinned(settings: Settings, compiled: Compiled) -> dict[str, Any]:
     agent = await compiled.policy.ready()
     own = {"policy_sha256": agent.pin} if agent.pin and settings.policy not in NAMED else {}
     return settings.shaping() | own
-
-
-class _NoFeed:
-    """A run that has a checkpoint carries its own market view, and needs no feed."""
-
-    def view(self, symbol: str) -> Any:
-        raise HoldfastError(f"the run of {symbol} has no market view in its saved state; nothing can be decided on it")

@@ -13,7 +13,19 @@ from checkpoints.trading_state import Trading
 from graph.result import RunResult, one_line, policy_line, state_line
 from graph.workflow import Workflow
 
-__all__ = ["brief", "print_checkpoints", "print_limits", "print_line", "print_result", "print_runs", "print_workflows"]
+__all__ = [
+    "brief",
+    "console_of",
+    "print_checkpoints",
+    "print_limits",
+    "print_line",
+    "print_result",
+    "print_runs",
+    "print_workflows",
+    "say",
+    "show",
+    "table_of",
+]
 
 _WHOLE = frozenset({"id", "run", "client order id", "check", "status", "side"})
 _WIDE = 100
@@ -28,7 +40,7 @@ def brief(result: RunResult) -> str:
 
 def print_line(line: str) -> None:
     """Print a line as it is."""
-    _say(_console(), line)
+    say(console_of(), line)
 
 
 def _headline(result: RunResult) -> str:
@@ -40,7 +52,7 @@ def _headline(result: RunResult) -> str:
 
 def print_result(result: RunResult) -> None:
     """Print a run's summary."""
-    console = _console()
+    console = console_of()
     console.print(f"\nRun       {result.run.run_id} ({result.run.status})", highlight=False)
     _print_origin(console, result.run)
     if result.run.status is not RunStatus.FINISHED:
@@ -48,55 +60,55 @@ def print_result(result: RunResult) -> None:
     else:
         console.print(f"Decision  {_headline(result)}", highlight=False)
         for reason in result.reasons:
-            _say(console, f"          {one_line(reason)}")
+            say(console, f"          {one_line(reason)}")
     if result.policy is not None:
-        _say(console, f"Policy    {policy_line(result.policy)}")
+        say(console, f"Policy    {policy_line(result.policy)}")
     if result.trading is not None and result.trading.state is not TradingState.ACTIVE:
-        _say(console, f"Trading   {state_line(result.trading)}")
+        say(console, f"Trading   {state_line(result.trading)}")
     for each in result.state.get("findings", ()):
         if isinstance(each, Outage):
             kind = "required" if each.required else "optional"
-            _say(console, f"Missing   {each.analyst} ({kind}): {one_line(each.error)}")
+            say(console, f"Missing   {each.analyst} ({kind}): {one_line(each.error)}")
     console.print()
     if result.verdict is not None:
         _print_checks(console, f"Quality gate: {result.verdict.outcome}", result.verdict.checks)
     _print_orders(console, result)
     _print_guards(console, result)
     _print_rows(console, result.checkpoints)
-    _say(console, f"Report    {result.folder / 'report.md'}")
+    say(console, f"Report    {result.folder / 'report.md'}")
 
 
 def _print_origin(console: Any, run: Run) -> None:
     if run.forked_from is not None:
-        _say(console, f"Forked    from {run.forked_from} at {run.forked_at}")
+        say(console, f"Forked    from {run.forked_from} at {run.forked_at}")
     if run.dry and run.status is not RunStatus.IMPORTED:
-        _say(console, "Dry       it can place no order")
+        say(console, "Dry       it can place no order")
 
 
 def _print_stop(console: Any, result: RunResult) -> None:
     if result.run.error:
-        _say(console, f"Failed    {one_line(result.run.error)}")
+        say(console, f"Failed    {one_line(result.run.error)}")
     else:
         console.print("Stopped   before the next step, as asked; everything done so far is kept", highlight=False)
     console.print(f"Resume    {result.resume_command}", highlight=False)
 
 
 def _print_checks(console: Any, title: str, checks: Sequence[Check]) -> None:
-    table = _table(title, "check", "", "value", "limit", "reason")
+    table = table_of(title, "check", "", "value", "limit", "reason")
     for check in checks:
         _add(table, check.name, "ok" if check.passed else "FAILED", check.value, check.limit, check.reason)
-    _show(console, table)
+    show(console, table)
 
 
 def _print_orders(console: Any, result: RunResult) -> None:
     if not result.orders:
         return
-    table = _table("Orders", "client order id", "side", "quantity", "price", "status", "reason")
+    table = table_of("Orders", "client order id", "side", "quantity", "price", "status", "reason")
     for order in result.orders:
         price = order.price if order.price is not None else order.intent.reference_price
         quantity = f"{order.intent.quantity:f}"
         _add(table, order.client_order_id, order.intent.side, quantity, f"{price:f}", order.status, order.reason)
-    _show(console, table)
+    show(console, table)
     _print_checks(console, "Risk checks", result.orders[-1].checks)
 
 
@@ -104,24 +116,24 @@ def _print_guards(console: Any, result: RunResult) -> None:
     if not result.troubles:
         return
     columns = ("guard", "attempts", "failed", "refused", "retries", "trips", "fallbacks")
-    table = _table("Guards (who had trouble)", *columns, "last error")
+    table = table_of("Guards (who had trouble)", *columns, "last error")
     for each in result.troubles:
         _add(table, *(getattr(each, name) for name in columns), each.error)
-    _show(console, table)
+    show(console, table)
 
 
 def print_checkpoints(run: Run, rows: Sequence[CheckpointRow]) -> None:
     """Print a run's checkpoints."""
-    console = _console()
+    console = console_of()
     console.print(f"Run       {run.run_id} ({run.status})", highlight=False)
     _print_rows(console, rows)
 
 
 def _print_rows(console: Any, rows: Sequence[CheckpointRow]) -> None:
-    table = _table("Checkpoints", "id", "saved at", "stands before")
+    table = table_of("Checkpoints", "id", "saved at", "stands before")
     for row in rows:
         _add(table, row.checkpoint_id, _to_the_millisecond(row.saved_at), row.before)
-    _show(console, table)
+    show(console, table)
 
 
 def _to_the_millisecond(saved_at: str) -> str:
@@ -130,18 +142,18 @@ def _to_the_millisecond(saved_at: str) -> str:
 
 def print_runs(runs: Sequence[Run], trading: Trading) -> None:
     """Print the registry, and whether orders may go."""
-    console = _console()
-    _say(console, f"Trading   {state_line(trading)}")
+    console = console_of()
+    say(console, f"Trading   {state_line(trading)}")
     if not runs:
         console.print("no runs yet in this home; start one with: python -m graph.run --workflow trade", highlight=False)
         return
-    table = _table("Runs", "run", "status", "symbol", "started", "error")
+    table = table_of("Runs", "run", "status", "symbol", "started", "error")
     for depth, run in _tree(runs):
         started = _to_the_second(run.created_ns) if run.status is not RunStatus.DAMAGED else ""
         indent = "  " * (depth - 1) + "\N{BOX DRAWINGS LIGHT UP AND RIGHT} " * (depth > 0)
         status = f"{run.status}, dry" if run.dry and run.status is not RunStatus.IMPORTED else run.status
         _add(table, run.run_id, status, run.symbol, started, run.error, indent=indent)
-    _show(console, table)
+    show(console, table)
     if any(run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED} for run in runs):
         console.print("Go on with one by: python -m graph.run --resume RUN_ID", highlight=False)
 
@@ -152,13 +164,13 @@ def _to_the_second(time_ns: int) -> str:
 
 def print_limits(limits: Sequence[Limit], sources: Mapping[str, str]) -> None:
     """Print the risk limits; `sources` names where a value comes from that is not the default."""
-    console = _console()
-    table = _table("Risk limits", "limit", "value", "unit", "source", "bounds")
+    console = console_of()
+    table = table_of("Risk limits", "limit", "value", "unit", "source", "bounds")
     for each in limits:
         value = ", ".join(each.value) if isinstance(each.value, tuple) else each.value
         shown = "none" if value in {None, ""} else value
         _add(table, each.name, shown, each.unit, sources.get(each.name, "default"), each.meaning)
-    _show(console, table)
+    show(console, table)
 
 
 def _tree(runs: Sequence[Run]) -> list[tuple[int, Run]]:
@@ -180,17 +192,17 @@ def _tree(runs: Sequence[Run]) -> list[tuple[int, Run]]:
 
 def print_workflows(workflows: Iterable[Workflow]) -> None:
     """Print the registry of workflows."""
-    console = _console()
+    console = console_of()
     for workflow in workflows:
         console.print(f"{workflow.name}  {workflow.description}", highlight=False, markup=False)
 
 
-def _say(console: Any, line: str) -> None:
+def say(console: Any, line: str) -> None:
     """One line as it is: neither wrapped nor read as markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _show(console: Any, table: Any) -> None:
+def show(console: Any, table: Any) -> None:
     """A table; off a terminal without the blanks that only fill it up to its width."""
     if console.is_terminal:
         console.print(table)
@@ -198,7 +210,7 @@ def _show(console: Any, table: Any) -> None:
     with console.capture() as captured:
         console.print(table)
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    _say(console, "\n".join(lines).rstrip() + "\n")
+    say(console, "\n".join(lines).rstrip() + "\n")
 
 
 def _add(table: Any, *cells: object, indent: str = "") -> None:
@@ -209,7 +221,8 @@ def _add(table: Any, *cells: object, indent: str = "") -> None:
     table.add_row(Text(indent + first), *map(Text, others))
 
 
-def _console() -> Any:
+def console_of() -> Any:
+    """Where it is printed: wide enough to leave ids in one piece where it is no terminal."""
     from rich.console import Console  # noqa: PLC0415 - not needed for --json
 
     console: Any = Console()
@@ -224,7 +237,8 @@ def _gone() -> None:
     raise BrokenPipeError
 
 
-def _table(title: str, *columns: str) -> Any:
+def table_of(title: str, *columns: str) -> Any:
+    """An empty table."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 

@@ -96,11 +96,17 @@ class FailureLog:
         {
             "AttemptStarted",
             "AttemptSucceeded",
+            "Connected",
+            "Draining",
+            "Filled",
+            "PlanApproved",
             "PolicyLoaded",
             "QuorumReached",
             "RunFinished",
             "RunForked",
             "RunStarted",
+            "StopWatched",
+            "StreamEnded",
         }
     )
 

@@ -5,6 +5,7 @@ import heapq
 import math
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +45,17 @@ class ReplayStream:
         self._clock = clock
         self._speed = speed
         sources = [_events(check_symbol(symbol), path) for symbol, path in files.items()]
-        self._events = heapq.merge(*sources, key=time_of)
+        self._events: Iterator[Bar | Quote] = heapq.merge(*sources, key=time_of)
+
+    def skip(self, until_ns: int) -> list[MarketEvent]:
+        """What there was until then, at once; `events` goes on after it."""
+        skipped: list[MarketEvent] = []
+        for event in self._events:
+            if time_of(event) > until_ns:
+                self._events = chain([event], self._events)
+                break
+            skipped.append(event)
+        return skipped
 
     async def events(self) -> AsyncGenerator[MarketEvent, None]:
         """See `MarketStream`. Ends with the last event; what was read once is not told again."""

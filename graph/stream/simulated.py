@@ -48,6 +48,15 @@ class SimulatedStream:
         self._markets = [_Market(check_symbol(symbol), seed, now_ns // _MS) for symbol in symbols]
         self.history = tuple(bar for market in self._markets for bar in market.history())
 
+    def skip(self, until_ns: int) -> list[MarketEvent]:
+        """What there was until then, at once; `events` goes on after it."""
+        events: list[MarketEvent] = []
+        while self._next_ns <= until_ns:
+            for market in self._markets:
+                events += market.step(self._next_ns // _MS)
+            self._next_ns += self._period_ns
+        return events
+
     async def events(self) -> AsyncGenerator[MarketEvent, None]:
         """See `MarketStream`. Never ends; a reader that is late gets all that it has missed."""
         while True:

@@ -1,10 +1,12 @@
 """What a sweep came to is told at the end of the tests: a promise is worth what it was tried with."""
 
-import pytest
+SUMS = "kill points"
+"""The property of a test's report that has it: reports come from whichever process ran the test."""
 
-SUMS = pytest.StashKey[list[str]]()
 
-
-def pytest_terminal_summary(terminalreporter, config):
-    for line in config.stash.get(SUMS, []):
-        terminalreporter.write_line(f"kill points: {line}")
+def pytest_terminal_summary(terminalreporter):
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, line in getattr(report, "user_properties", ()):
+                if name == SUMS and getattr(report, "when", "") == "call":
+                    terminalreporter.write_line(f"{SUMS}: {line}")

@@ -32,14 +32,13 @@ def swept(*arguments):
 
 
 @pytest.fixture(scope="module")
-def report(request):
-    report = swept("--kills", str(KILLED_ONCE), "--doubles", str(round(KILLED_TWICE * NOT_REACHED)))
+def report():
+    return swept("--kills", str(KILLED_ONCE), "--doubles", str(round(KILLED_TWICE * NOT_REACHED)))
+
+
+def test_whoever_is_killed_anywhere_leaves_what_an_undisturbed_run_leaves(report, record_property):
     sums = "{kills} kills in {cycles} homes, {doubles} of them killed twice; {a_minute} kills and recoveries a minute"
-    request.config.stash.setdefault(SUMS, []).append(sums.format(**report))
-    return report
-
-
-def test_whoever_is_killed_anywhere_leaves_what_an_undisturbed_run_leaves(report):
+    record_property(SUMS, sums.format(**report))
     assert report["broken"] == []
     assert report["cycles"] - report["doubles"] - report["missed"] >= KILLED_ONCE
     assert report["doubles"] >= KILLED_TWICE

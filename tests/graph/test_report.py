@@ -155,7 +155,7 @@ def test_a_report_is_replaced_in_one_piece(tmp_path, make_result, monkeypatch):
     def full(self, text, **more):
         raise OSError("no space")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         write_report(tmp_path, make_result("new"))
     assert (tmp_path / "report.md").read_text() == before

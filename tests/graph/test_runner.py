@@ -30,6 +30,7 @@ from agents.policy.named import DEMO_FOLDER
 from checkpoints.leases import runs
 from checkpoints.runs import RunStatus
 from graph.app import App, open_app
+from graph.config import load_settings
 from graph.resilience import FaultPlan
 from graph.resilience.virtual import VirtualClock
 from graph.runner import Market, Runner
@@ -861,3 +862,24 @@ class TestFork:
         fork = await self.fork(here, first.checkpoints[1].checkpoint_id)
         assert (fork.run.status, fork.run.account) == (RunStatus.FINISHED, "paper")
         assert fork.portfolio == first.portfolio
+
+
+class TestExchange:
+    @pytest.mark.parametrize("verb", ["start", "resume", "fork"])
+    async def test_history_is_not_traded_at_an_exchange(self, tmp_path, verb):
+        settings = load_settings(None, home=tmp_path, broker="exchange")
+        async with open_app(settings, broker=lambda app: app.home.broker) as app:
+            runner = Runner(app)
+            acts = {
+                "start": lambda: runner.start_all(Market(("SIM",), {}, 7)),
+                "resume": lambda: runner.resume("trade-SIM-1"),
+                "fork": lambda: runner.fork("trade-SIM-1"),
+            }
+            with pytest.raises(ConfigError, match="decides on history, and the setting broker is exchange"):
+                await acts[verb]()
+            assert await app.manager.runs() == ()
+
+    async def test_an_exchange_without_a_key_is_not_opened(self, tmp_path):
+        with pytest.raises(ConfigError, match="key or secret is not set"):
+            async with open_app(load_settings(None, home=tmp_path, broker="exchange")):
+                pass

@@ -120,7 +120,7 @@ def test_checkpoints_and_workflows(capsys, make_result):
 
 
 def test_a_reader_that_has_gone_is_told_as_such(monkeypatch):
-    console = summary._console()
+    console = summary.console_of()
 
     def gone(*_):
         raise BrokenPipeError
