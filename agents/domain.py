@@ -8,6 +8,7 @@ strict msgpack unchanged; sequences are tuples, and a list that comes back from 
 
 import hashlib
 import math
+import operator
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -248,14 +249,14 @@ class MarketView:
         for name in ("open", "high", "low", "close"):
             column = getattr(self, name)
             rules.require(len(column) == count, f"{name} has {len(column)} values for {count} bars")
-            rules.require(all(0 < price < math.inf for price in column), f"{name} has a price that is not above 0")
+            positive = all(map(math.isfinite, column)) and min(column) > 0
+            rules.require(positive, f"{name} has a price that is not above 0")
         for name in ("volume", "market"):
             column = getattr(self, name)
             rules.require(len(column) in {0, count}, f"{name} has {len(column)} values for {count} bars")
-            rules.require(all(0 <= value < math.inf for value in column), f"{name} has a negative or non-finite value")
-        rules.require(
-            all(a < b for a, b in zip(self.close_ns, self.close_ns[1:], strict=False)), "bar times must increase"
-        )
+            good = all(map(math.isfinite, column)) and min(column, default=0.0) >= 0
+            rules.require(good, f"{name} has a negative or non-finite value")
+        rules.require(all(map(operator.lt, self.close_ns, self.close_ns[1:])), "bar times must increase")
         rules.positive("price_step", self.price_step)
 
     def __len__(self) -> int:

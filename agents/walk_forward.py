@@ -38,11 +38,7 @@ def walk_forward(
     if span < 1:
         return WalkForward()
     moments = np.unique(np.linspace(features.MIN_BARS, last, num=min(points_max, span), dtype=int))
-    results = [
-        result
-        for moment in moments
-        if (result := _trade(view, int(moment), stance_of(_first(view, int(moment))), settings)) is not None
-    ]
+    results = [result for moment in moments if (result := _trade(view, int(moment), stance_of, settings)) is not None]
     if not results:
         return WalkForward()
     return WalkForward(len(results), float(np.mean(results)), float(np.mean(np.array(results) > 0)))
@@ -55,13 +51,17 @@ def _first(view: MarketView, count: int) -> MarketView:
     return replace(view, **{name: getattr(view, name)[part] for name in columns})
 
 
-def _trade(view: MarketView, moment: int, stance: float, settings: StrategySettings) -> float | None:
+def _trade(
+    view: MarketView, moment: int, stance_of: Callable[[MarketView], float], settings: StrategySettings
+) -> float | None:
     """The outcome in R of one trade taken after `moment` bars, or None where the rule has no view."""
+    before = _first(view, moment)
+    stance = stance_of(before)
     if not abs(stance) >= settings.stance_min or (stance < 0 and not settings.allow_short):
         return None
     direction = 1.0 if stance > 0 else -1.0
     entry = view.close[moment - 1]
-    risk = settings.stop_atr * conditions.true_range(_first(view, moment))
+    risk = settings.stop_atr * conditions.true_range(before)
     if risk <= 0:
         return None
     ahead = slice(moment, moment + settings.horizon_bars)
