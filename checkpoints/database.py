@@ -90,6 +90,7 @@ class Database:
         self._writing = make_engine(self._dialect, url, reads=False, shared=in_memory)
         self._reading = None if in_memory else make_engine(self._dialect, url, reads=True)
         self._connection: Connection | None = None
+        self._reader: Connection | None = None  # where all is done in one thread
         self._was_there = False  # who was never there is not waited for
         self._inline = inline
         self._queue: SimpleQueue[list[Job[Any]] | None] = SimpleQueue()
@@ -195,6 +196,11 @@ class Database:
 
         def snapshot() -> T:
             self._check_file()
+            if self._inline:  # to take a connection from the pool costs more than most reads
+                self._reader = self._reader or reading.connect()
+                if not self._reader.in_transaction():
+                    with self._reader.begin():
+                        return work(self._reader)
             with reading.begin() as connection:
                 return work(connection)
 
@@ -203,7 +209,15 @@ class Database:
             job.result = self._patiently(snapshot)
         except BaseException as error:  # noqa: BLE001 (it is raised two lines on, in words)
             job.error = self._explained(error, _NOT_READ)
+            self._forget_reader()
         return job.outcome()
+
+    def _forget_reader(self) -> None:
+        """After an error the next read begins on a fresh connection."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            with suppress(Exception):  # whatever is wrong with it, it is not used again
+                reader.close()
 
     async def aread(self, work: Callable[[Connection], T]) -> T:
         """Like `read`, without blocking the event loop: `work` runs in a thread."""
@@ -253,6 +267,7 @@ class Database:
         self._readers.shutdown()
         with self._committing:
             self._disconnect()
+        self._forget_reader()
         self._writing.dispose()
         if self._reading is not None:
             self._reading.dispose()

@@ -6,9 +6,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, String, Table, Text, delete, func, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+)
 
 from checkpoints.database import Database, metadata
+from checkpoints.statement import Statement
 
 __all__ = ["Entry", "Timeline", "append", "entries_of", "forget", "size_of"]
 
@@ -25,6 +39,8 @@ _timeline = Table(
     Column("subject", String(_SUBJECT_MAX), nullable=False, default=""),
     Column("detail", Text, nullable=False, default="{}"),
 )
+_ADD = Statement(insert(_timeline).inline(), tuple(_timeline.c.keys()))
+_NEWEST = Statement(select(func.max(_timeline.c.number)).where(_timeline.c.run_id == bindparam("its_run")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +103,7 @@ def append(connection: Connection, entries: Iterable[Entry]) -> None:
     rows: list[dict[str, Any]] = []
     for entry in entries:
         if entry.run_id not in last:
-            newest = select(func.max(_timeline.c.number)).where(_timeline.c.run_id == entry.run_id)
-            last[entry.run_id] = connection.execute(newest).scalar() or 0
+            last[entry.run_id] = _NEWEST.row(connection, its_run=entry.run_id)[0] or 0
         last[entry.run_id] += 1
         rows.append(
             {
@@ -100,5 +115,5 @@ def append(connection: Connection, entries: Iterable[Entry]) -> None:
                 "detail": json.dumps(dict(entry.detail), default=str),
             }
         )
-    if rows:
-        connection.execute(insert(_timeline), rows)
+    for row in rows:
+        _ADD.run(connection, **row)

@@ -91,6 +91,13 @@ GIVEN_BACK: Mapping[str, Any] = MappingProxyType({"owner": "", "owner_lock": "",
 # waits for the claim's and reads the new token. SQLite has one writer at a time, and needs and knows no such lock.
 _TOKEN = select(runs.c.token).where(runs.c.run_id == bindparam("run_id")).with_for_update(read=True)
 _SQLITE_READ = "SELECT token FROM runs WHERE run_id = ?"
+_RENEW = Statement(  # every few seconds, for each run; the terms are those of `Leases.update`
+    update(runs)
+    .where(runs.c.run_id == bindparam("its_id"))
+    .where(runs.c.token == bindparam("its_token"))
+    .where(runs.c.leased_until_ns > 0)
+    .values(leased_until_ns=bindparam("until_ns"))
+)
 _DRY = Statement(select(runs.c.dry).where(runs.c.run_id == bindparam("run_id")))
 _TERMS = select(*(runs.c[name] for name in ("run_id", "owner", "owner_lock", "token", "leased_until_ns")))
 _SERVER_NS = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000000 AS BIGINT)"
@@ -288,7 +295,8 @@ class Leases:
         """Renew once; what the database said when it failed."""
 
         def work(connection: Connection) -> None:
-            renewed = self.update(connection, lease, {"leased_until_ns": self._until_ns(connection)})
+            until_ns = self._until_ns(connection)
+            renewed = _RENEW.run(connection, its_id=lease.run_id, its_token=lease.token, until_ns=until_ns) > 0
             if not renewed and self._holds(lease):
                 raise self.lost(connection, lease.run_id)
 

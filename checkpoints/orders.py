@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -219,10 +220,16 @@ def orders_that_are(
     connection: Connection, statuses: Sequence[OrderStatus], since_ns: int | None = None
 ) -> tuple[Order, ...]:
     """The orders of all runs with one of these statuses, the oldest first; those that were sent since then."""
+    asked = {} if since_ns is None else {"since_ns": since_ns}
+    rows = _that_are(tuple(statuses), since=since_ns is not None).rows(connection, **asked)
+    return tuple(order_of(connection, OrderRow._make(row)) for row in rows)
+
+
+@cache
+def _that_are(statuses: tuple[OrderStatus, ...], *, since: bool) -> Statement:
+    """Asked every few seconds of a session, with the same few statuses."""
     query = select(*_ROW).where(status_in(statuses)).order_by(orders.c.number)
-    if since_ns is not None:
-        query = query.where(orders.c.sent_ns >= since_ns)
-    return tuple(order_of(connection, OrderRow._make(row)) for row in connection.execute(query).all())
+    return Statement(query.where(orders.c.sent_ns >= bindparam("since_ns")) if since else query)
 
 
 def fills_of(connection: Connection, intent_id: str) -> tuple[Fill, ...]:

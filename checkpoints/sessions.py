@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, func, insert, select
+from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, bindparam, func, insert, select
 
 from checkpoints.database import Database, metadata
+from checkpoints.statement import Statement
 from checkpoints.trouble import legible
 
 __all__ = ["SessionBook", "SessionMark", "last_mark"]
@@ -22,6 +23,9 @@ _marks = Table(
     Column("equity", String(64), nullable=False),
     Column("position", String(64), nullable=False),
 )
+
+_NEWEST = Statement(select(func.coalesce(func.max(_marks.c.number), 0)).where(_marks.c.run_id == bindparam("its_run")))
+_ADD = Statement(insert(_marks).inline(), tuple(_marks.c.keys()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,10 @@ def last_mark(connection: Connection, run_id: str) -> SessionMark | None:
 
 
 def _add(connection: Connection, run_id: str, mark: SessionMark) -> None:
-    newest = select(func.coalesce(func.max(_marks.c.number), 0)).where(_marks.c.run_id == run_id)
     numbers: dict[str, Any] = {name: str(getattr(mark, name)) for name in ("price", "equity", "position")}
     times = {"time_ns": mark.time_ns, "elapsed_ns": mark.elapsed_ns}
-    connection.execute(
-        insert(_marks).values(run_id=run_id, number=connection.execute(newest).scalar_one() + 1, **times, **numbers)
-    )
+    ((newest,),) = _NEWEST.rows(connection, its_run=run_id)
+    _ADD.run(connection, run_id=run_id, number=newest + 1, **times, **numbers)
 
 
 @legible("mark of a session", lambda row: f"{row.run_id} {row.number}")

@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     func,
     insert,
     select,
@@ -32,6 +33,7 @@ from agents.domain import Fill, OrderIntent, OrderStatus, Side
 from agents.errors import StorageError
 from checkpoints.ledger import BrokerReport
 from checkpoints.migrations import HISTORY
+from checkpoints.statement import Statement
 from graph.paper.matching import Met, Resting
 
 __all__ = [
@@ -238,20 +240,33 @@ def in_book(
     Raises:
         StorageError: the row of one has been changed by somebody else.
     """
-    late = (_orders.c.status == OrderStatus.CANCELLED) & (_orders.c.ends_ns > since_ns)
-    there = (_orders.c.symbol == symbol) & ((_orders.c.status == OrderStatus.OPEN) | late)
-    rows = connection.execute(select(*_STANDING).where(there).order_by(_orders.c.number))
     return [
         Resting(
-            sent.get(name) or _sent(connection, name), number, after, live, ends, Decimal(filled), triggered, rested
+            sent.get(name) or _sent(connection, name),
+            number,
+            after,
+            live,
+            ends,
+            Decimal(filled),
+            bool(triggered),
+            bool(rested),
         )
-        for name, number, after, live, ends, filled, triggered, rested in rows.all()
+        for name, number, after, live, ends, filled, triggered, rested in _IN_BOOK.rows(
+            connection, its_symbol=symbol, since_ns=since_ns
+        )
     ]
 
 
 _STANDING = tuple(
     _orders.c[name]
     for name in ("client_order_id", "number", "after_ns", "live_ns", "ends_ns", "filled", "triggered", "rested")
+)
+_late = (_orders.c.status == OrderStatus.CANCELLED) & (_orders.c.ends_ns > bindparam("since_ns"))
+_IN_BOOK = Statement(  # asked every second of a session
+    select(*_STANDING)
+    .where(_orders.c.symbol == bindparam("its_symbol"))
+    .where((_orders.c.status == OrderStatus.OPEN) | _late)
+    .order_by(_orders.c.number)
 )
 
 
