@@ -43,6 +43,9 @@ crash: $(VENV)/.installed-dev ## Kill a run wherever it keeps anything, and at e
 soak: $(VENV)/.installed-dev ## Sessions on real time and sockets: ten minutes, a cut link, a flood, a day: half an hour
 	$(PY) -m tests.soak
 
+sim: $(VENV)/.installed-dev ## Trade 10,000 sessions of ten minutes with faults on virtual time, on all cores: an hour or two
+	$(PY) -m tests.simulation session --runs 10000 --jobs $$(nproc)
+
 bench: $(VENV)/.installed-bench ## Run every benchmark
 	$(PY) -m benchmarks
 
@@ -52,4 +55,4 @@ studio: $(VENV)/.installed-studio ## Open the workflow in LangGraph Studio (dev 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .langgraph_api
 
-.PHONY: help run test check crash soak bench studio clean
+.PHONY: help run test check crash sim soak bench studio clean

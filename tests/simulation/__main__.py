@@ -7,16 +7,23 @@ from collections.abc import Iterator, Sequence
 
 from agents.clock import monotonic
 from tests.simulation.scenarios import SCENARIOS
+from tests.simulation.session.many import many, show
 from tests.simulation.story import Story, play
+
+SESSION = "session"
+"""Whole sessions, beside the scenarios of single decisions."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="default: every one")
+    parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS, SESSION], help="default: every decision's")
     parser.add_argument("--runs", type=int, default=100, help="seeds 0 to RUNS - 1 (default 100)")
     parser.add_argument("--seed", type=int, help="only this one, with its timeline")
+    parser.add_argument("--first", type=int, default=0, help="of a session's seeds: where to begin, or to go on")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     given = parser.parse_args()
+    if SESSION in given.scenario:
+        return show(given.seed) if given.seed is not None else many(given.first, given.runs, given.jobs)
     names = given.scenario or list(SCENARIOS)
     if given.seed is not None:
         return max(_show(play(name, SCENARIOS[name], given.seed)) for name in names)
