@@ -148,6 +148,9 @@ class Venue:
     path: Path
     idempotent: bool = False
 
+    def grid(self, symbol: str) -> None:
+        """Any quantity is taken."""
+
     async def send(self, intent: OrderIntent) -> BrokerReport:
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(file, f"{intent.decision} {intent.intent_id} {intent.quantity}\n".encode())

@@ -224,5 +224,5 @@ class TestFingerprint:
         assert build("a") != build("a", member="volume")
 
     def test_the_registry(self):
-        assert list(WORKFLOWS) == ["trade"]
+        assert list(WORKFLOWS) == ["trade", "session"]
         assert WORKFLOWS["trade"].name == "trade"
