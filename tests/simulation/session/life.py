@@ -125,6 +125,9 @@ class Life:
         """Go on where it was paused: it must find out that it is not wanted any more, before it does any harm."""
         body = self._body_task
         assert body is not None
+        if self._witness.owner == self.number:  # nobody could take over: it dies in its sleep
+            await self.end()
+            return
         self._resumed.set()
         self._world.clock._loop.call_later(0.5, self._renewing.set)  # who is woken does things in any order
         await asyncio.wait({body}, timeout=30.0)
