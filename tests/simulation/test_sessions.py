@@ -16,7 +16,7 @@ from tests.simulation.session.many import Sum, settle, timed
 from tests.simulation.session.play import play
 from tests.simulation.session.rare import missing
 
-SEEDS = int(os.environ.get("HOLDFAST_SIM_RUNS", "200"))
+SEEDS = max(200, int(os.environ.get("HOLDFAST_SIM_RUNS", "200")))  # less do not reach every rare state
 _ERRORS = {
     "OrderFailed",
     "DecisionFailed",

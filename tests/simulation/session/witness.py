@@ -201,12 +201,17 @@ class Witness:
             self.reached.add("late fill")
         self.note("filled", name, f"{order.filled}")
         self.unchecked = True
-        self._filled[intent.decision] = self._filled.get(intent.decision, _NONE) + news * intent.side.sign
-        self._changed[intent.decision] = self._now()
-        if not self.held:  # what is left of each decision has been closed by others
-            self._filled.clear()
+        self._add(intent.decision, news * intent.side.sign)
         if intent.side.sign * self.held > 0 and abs(self.held) * (order.price or _NONE) > _POSITION_MAX:
             self.wrong(f"the position of {self.held} at {order.price} is beyond the limit of {_POSITION_MAX}")
+
+    def _add(self, decision: int, signed: Decimal) -> None:
+        """So much more is held by a decision; what it has closed or turned over of others they hold no more."""
+        before = self.held
+        self._filled[decision] = self._filled.get(decision, _NONE) + signed
+        self._changed[decision] = self._now()
+        if before * self.held <= 0 and before:
+            self._filled = {decision: self.held} if self.held else {}
 
     @property
     def held(self) -> Decimal:
@@ -256,6 +261,8 @@ class Witness:
         if min(now - self._active_since, now - self._born, now - self._trouble.until) < _HEED_S:
             return
         age = now - max(self._priced, self._born)
+        if self._priced < self._born:  # until the first quote comes, it may be a market of bars alone
+            age -= _PERIOD_NS / 1e9
         ours = code == KillSwitchReason.STALE_DATA
         if (truth is TradingState.ACTIVE and age > REDUCE_S + _HEED_S) or (
             truth is TradingState.REDUCING and ours and age > HALT_S + _HEED_S
@@ -324,11 +331,7 @@ class Witness:
         self._orders = dict(orders)
         self._filled = {}
         for fill in fills:
-            decision = orders[fill.client_order_id].intent.decision
-            self._filled[decision] = self._filled.get(decision, _NONE) + fill.quantity * fill.side.sign
-            self._changed[decision] = self._now()
-            if not self.held:
-                self._filled.clear()
+            self._add(orders[fill.client_order_id].intent.decision, fill.quantity * fill.side.sign)
         for stop in self._stops.values():  # what nobody has written down before the kill nobody can know
             stop.touched = stop.touched if stop.asked is not None else None
         self.unchecked = True
