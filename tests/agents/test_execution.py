@@ -179,3 +179,24 @@ def test_a_broken_feature_is_held(monkeypatch):
     wanted = want(BUYING, APPROVED, VIEW, RulePolicy())
     assert wanted.side is None
     assert "not finite" in wanted.reason
+
+
+class TestBounds:
+    """Whatever a policy wants, the plan is the last word."""
+
+    def test_a_plan_for_another_market_is_not_traded(self):
+        elsewhere = replace(VIEW, symbol="OTHER")
+        wanted = want(BUYING, APPROVED, elsewhere, Wilful(TradingAction.BUY))
+        assert (wanted.side, wanted.quantity) == (None, 0)
+        assert wanted.reason == f"the plan is for {BUYING.symbol}, and the market is OTHER"
+
+    @pytest.mark.parametrize(("plan", "action"), [(BUYING, TradingAction.BUY), (SELLING, TradingAction.SELL)])
+    @pytest.mark.parametrize("bound", ["stop", "take_profit"])
+    def test_a_price_at_or_beyond_stop_or_target_is_not_traded_at(self, plan, action, bound):
+        price = float(getattr(plan, bound))
+        for beyond, traded in ((price, False), (price * (0.9 if price < VIEW.close[-1] else 1.1), False), (None, True)):
+            view = VIEW if beyond is None else replace(VIEW, close=(*VIEW.close[:-1], beyond))
+            wanted = want(plan, APPROVED, view, Wilful(action))
+            assert (wanted.side is not None) is traded
+            if not traded:
+                assert wanted.reason.endswith("and the price is beyond the plan's stop or take-profit")

@@ -185,6 +185,8 @@ class TestBundles:
         assert agent.reload()
         assert (agent.is_fallback, agent.why, agent.reload_due) == (False, "", False)
         assert agent.predict(SEEN)[0] is TradingAction.BUY
+        clock.now_ns = 999 * SECOND
+        assert not agent.reload_due, "one that answers is not tried again"
         assert told == ["policy_unusable", "policy_unusable", "policy_loaded"]
 
     def test_a_bundle_that_breaks_leaves_the_policy_that_is_there(self, bundle, make):

@@ -17,6 +17,7 @@ from agents.policy.bundle import load_policy, sha256_of
 from agents.policy.metadata import FORMATS, read_metadata
 from agents.policy.mlp import save_mlp
 from agents.policy.network import NetworkPolicy
+from agents.policy.torchscript import save_torchscript
 from tests.agents.policy.conftest import BIAS, WEIGHT, content_of, metadata_of
 
 
@@ -283,3 +284,36 @@ def test_what_was_hashed_is_what_is_loaded(bundle, monkeypatch):
 
     monkeypatch.setattr("agents.policy.bundle.sha256_of", hashed)
     assert load_policy(folder).predict(np.array([2.0, 0, 0, 0]))[0] is TradingAction.BUY
+
+
+@pytest.mark.parametrize(
+    ("forward", "puts_out"),
+    [
+        (lambda x: x[0], r"\(4,\)"),
+        (lambda x: x.repeat(2, 1), r"\(2, 4\)"),
+        (lambda x: x.unsqueeze(0), r"\(1, 1, 4\)"),
+        (lambda x: torch().complex(x, x), r"\(1, 4\)"),
+    ],
+)
+def test_a_module_that_puts_out_something_else_than_a_row_of_numbers(bundle, forward, puts_out):
+    class Odd(torch().nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    content = save_torchscript(Odd(), np.zeros((1, 4), np.float32))
+    with pytest.raises(PolicyUnusable, match=f"puts out {puts_out} for an input of"):
+        load_policy(bundle("torchscript", content))
+
+
+def torch():
+    """Loaded only here."""
+    import torch
+
+    return torch
+
+
+def test_a_file_that_is_far_too_large_is_not_read_to_its_end(bundle, monkeypatch):
+    folder = bundle("mlp")
+    monkeypatch.setattr("agents.policy.bundle._METADATA_BYTES_MAX", 10)
+    with pytest.raises(PolicyUnusable, match="is larger than 10 bytes"):
+        load_policy(folder)
