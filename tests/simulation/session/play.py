@@ -1,12 +1,11 @@
 """One seed: a session of ten minutes, life after life, until it is over; judged by the witness."""
 
 import asyncio
-import atexit
 import hashlib
 import json
-import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -101,7 +100,9 @@ async def _live(world: World, folder: Path, story: SessionStory, witness: Witnes
     faults = Faults(day.members, seed=day.seed)
     faults.draw("", world.clock.now)  # spans are counted from now on
     settings, run_id, home = _settings(day), "", folder / "1"
-    shutil.copytree(_pristine(), home)
+    home.mkdir()
+    for name, content in _pristine().items():
+        (home / name).write_bytes(content)
     sleepers: list[asyncio.Task[None]] = []
     while story.ended[-1:] not in (["over"], ["failed"]):
         life = Life(
@@ -160,10 +161,9 @@ def _settings(day: Day) -> Settings:
 
 
 @cache
-def _pristine() -> Path:
-    """A home that was opened once: to make its tables takes longer than a minute of a session."""
-    folder = Path(tempfile.mkdtemp(dir=MEMORY))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    settings = load_settings(None, home=folder)
-    App.open(settings, clock=ReplayClock(BEGIN_NS), inline=True).close()
-    return folder
+def _pristine() -> Mapping[str, bytes]:
+    """The files of a home that was opened once: to make its tables takes longer than a minute of a session."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        settings = load_settings(None, home=Path(folder))
+        App.open(settings, clock=ReplayClock(BEGIN_NS), inline=True).close()
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.suffix == ".db"}
