@@ -1,7 +1,7 @@
 """Brackets on disk: each that is watched, as it stands, so that a stop outlives the process that watches it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from decimal import Decimal
 from typing import Any
@@ -27,13 +27,21 @@ _brackets = Table(
 class BracketBook:
     """The brackets of one database. Every method is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, fence: Callable[[Connection, str], None] | None = None) -> None:
+        """`fence` is called in the transaction of each write, with the run's id: see `Leases.check`."""
         self._database = database
+        self._fence = fence or (lambda _connection, _run_id: None)
 
     async def save(self, brackets: Iterable[Bracket]) -> None:
-        """Write down how brackets stand, durable when this returns."""
+        """Write down how brackets stand, durable when this returns. Raises LeaseLost where another process has them."""
         rows = tuple(brackets)
-        await self._database.awrite(lambda connection: _save(connection, rows))
+
+        def work(connection: Connection) -> None:
+            for run_id in {each.run_id for each in rows}:
+                self._fence(connection, run_id)
+            _save(connection, rows)
+
+        await self._database.awrite(work)
 
     async def forget(self, run_id: str, decision: int) -> None:
         """Remember it no more, whatever it covers."""

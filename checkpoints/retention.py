@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from agents.clock import Clock
 from agents.errors import StorageError
-from checkpoints import events, imported, upkeep
+from checkpoints import events, imported, sessions, upkeep
 from checkpoints.database import Database
 from checkpoints.leases import Leases, runs
 from checkpoints.orders import live_runs, orders_of
@@ -145,6 +145,7 @@ class Retention:
         upkeep.delete_thread(connection, planned.run_id)
         events.forget(connection, planned.run_id)
         imported.forget(connection, planned.run_id)
+        sessions.forget(connection, planned.run_id)
         left = {"status": RunStatus.PRUNED, "fingerprint": "{}", "parameters": "{}", "error": ""}
         gone = update(runs).where(runs.c.run_id == planned.run_id)
         connection.execute(gone.values(**left, token=runs.c.token + 1, updated_ns=self._clock.now_ns()))

@@ -1,16 +1,30 @@
 """How a live session went: its marks, one every few seconds, and how far it has come, so that it can go on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, Row, String, Table, bindparam, func, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+)
 
 from checkpoints.database import Database, metadata
 from checkpoints.statement import Statement
 from checkpoints.trouble import legible
 
-__all__ = ["SessionBook", "SessionMark", "last_mark"]
+__all__ = ["SessionBook", "SessionMark", "forget", "last_mark"]
 
 _marks = Table(
     "session_marks",
@@ -45,12 +59,19 @@ class SessionMark:
 class SessionBook:
     """The marks of the sessions of one database. Every method is one transaction."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, fence: Callable[[Connection, str], None] | None = None) -> None:
+        """`fence` is called in the transaction of each write, with the run's id: see `Leases.check`."""
         self._database = database
+        self._fence = fence or (lambda _connection, _run_id: None)
 
     async def add(self, run_id: str, mark: SessionMark) -> None:
-        """Write a mark down, durable when this returns."""
-        await self._database.awrite(lambda connection: _add(connection, run_id, mark))
+        """Write a mark down, durable when this returns. Raises LeaseLost where another process has the session."""
+
+        def work(connection: Connection) -> None:
+            self._fence(connection, run_id)
+            _add(connection, run_id, mark)
+
+        await self._database.awrite(work)
 
     async def marks(self, run_id: str) -> tuple[SessionMark, ...]:
         """All marks of a session, in their order; raises StorageError where one cannot be read."""
@@ -61,6 +82,11 @@ class SessionBook:
     async def last(self, run_id: str) -> SessionMark | None:
         """The newest mark, which tells how far the session has come; None before the first."""
         return await self._database.aread(lambda connection: last_mark(connection, run_id))
+
+
+def forget(connection: Connection, run_id: str) -> None:
+    """Delete a session's marks, in the transaction of `connection`."""
+    connection.execute(delete(_marks).where(_marks.c.run_id == run_id))
 
 
 def last_mark(connection: Connection, run_id: str) -> SessionMark | None:

@@ -14,7 +14,7 @@ the same, and what it opened is covered as before. Of a bracket that has sprung 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Protocol, TypeAlias
@@ -101,6 +101,18 @@ class Brackets:
             known = self._known(intent.symbol, (intent.run_id, intent.decision))
             if known is not None and (after := known.heard(order, at_ns)) != known:
                 await self._save([after])
+
+    async def trim(self, account: str, symbol: str) -> None:
+        """Let go of what others have closed, the oldest first: all brackets cover no more than the position there is.
+
+        To be asked while no order is under way. Or the stop of a position that is gone would close a later one.
+        """
+        async with self._lock:
+            held = (await self._positions.portfolio(account)).position(symbol).quantity
+            watched = [each for each in self._open.get(symbol, {}).values() if each.account == account]
+            cut = [each for side in Side for each in _trimmed(watched, side, held * side.sign)]
+            if cut:
+                await self._save(cut)
 
     async def on_quote(self, quote: Quote) -> tuple[OrderIntent, ...]:
         """The exits to send now. Where nothing is touched, nothing is read or written."""
@@ -209,3 +221,14 @@ def _after(orders: Sequence[Order], bracket: Bracket) -> Bracket:
 def _closes(intent: OrderIntent, bracket: Bracket) -> bool:
     side = Side.SELL if bracket.side is Side.BUY else Side.BUY
     return (intent.account, intent.symbol, intent.side) == (bracket.account, bracket.symbol, side)
+
+
+def _trimmed(brackets: Sequence[Bracket], side: Side, held: Decimal) -> Iterator[Bracket]:
+    """Those of one side that cover more than there is, with the rest; one whose exit is under way is left alone."""
+    mine = sorted((each for each in brackets if each.side is side), key=lambda each: (each.since_ns, each.decision))
+    excess = sum((each.held for each in mine), Decimal(0)) - max(held, Decimal(0))
+    for each in mine:
+        if excess > 0 and each.exit is None and each.held > 0:
+            gone = min(excess, each.held)
+            excess -= gone
+            yield each.at_most(each.held - gone)

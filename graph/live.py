@@ -135,6 +135,7 @@ async def _run(sitting: Sitting, faults: FaultPlan | None, viewer: Viewer | None
                 found.view,
                 venue,
                 run_id=sitting.run_id,
+                bars_only=found.bars_only,
                 viewer=viewer,
                 started=running.append,
             )

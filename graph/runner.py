@@ -147,6 +147,7 @@ class Runner:
         app = self._app
         _refuse_exchange(app)
         point = await app.manager.locate(identifier)
+        _refuse_other(point.run)
         async with self._holding(app.manager.claim(point.run.run_id)) as hold:
             run = hold.run
             market = Market.from_json(run.parameters["market"])
@@ -183,6 +184,7 @@ class Runner:
         _refuse_exchange(app)
         point = await app.manager.locate(identifier)
         origin = point.run
+        _refuse_other(origin)
         settings = app.settings = app.settings.of_run(origin.parameters["settings"], changes)
         compiled = app.trade(settings, NoFeed())
         check_fingerprint(origin, compiled.fingerprint)
@@ -303,6 +305,20 @@ class Runner:
             folder=app.settings.folder / "runs" / run.run_id,
             trading=await app.switch.read(),
             resumed_from=resumed_from,
+        )
+
+
+def _refuse_other(run: Run) -> None:
+    """Only decisions that stand alone are gone on with by themselves."""
+    if run.workflow == "plan":
+        session = run.parameters.get("session", "its session")
+        raise InputError(
+            f"run {run.run_id} is a decision of {session}, which decides anew on each bar; nothing was done; go on with"
+            " the session, by --resume"
+        )
+    if run.workflow != "trade":
+        raise InputError(
+            f"run {run.run_id} is a {run.workflow}, of which there is no fork; nothing was done; --resume it"
         )
 
 

@@ -52,6 +52,7 @@ async def run_session(
     venue: Venue,
     *,
     run_id: str | None = None,
+    bars_only: bool = False,
     viewer: Viewer | None = None,
     started: Callable[[Session], None] = lambda _: None,
 ) -> SessionResult:
@@ -77,7 +78,7 @@ async def run_session(
             terms.duration_ns,
             0 if last is None else last.elapsed_ns,
         )
-        session = Session(app, scope, stream, view, venue, viewer=viewer)
+        session = Session(app, scope, stream, view, venue, bars_only=bars_only, viewer=viewer)
         await app.manager.mark(hold, RunStatus.RUNNING)
         started(session)
         status, error = RunStatus.FINISHED, ""

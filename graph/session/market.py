@@ -58,12 +58,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A market that is open: its clock, its stream, the bars before the first event, and the settings that fit them."""
+    """A market that is open: its clock, its stream, the bars before the first event, and the settings that fit them.
+
+    `bars_only`: it has no quotes.
+    """
 
     clock: Clock
     stream: MarketStream
     view: MarketView
     settings: Settings
+    bars_only: bool = False
 
 
 @asynccontextmanager
@@ -131,7 +135,8 @@ def _replayed(settings: Settings, terms: Terms, path: Path, reached_ns: int | No
         calendar=history.calendar,
         source=str(path),
     )
-    return Opened(clock, stream, view, _with_period(settings, history.period_ns))
+    settings = _with_period(settings, history.period_ns)
+    return Opened(clock, stream, view, settings, bars_only=not history.of_quotes)
 
 
 @asynccontextmanager

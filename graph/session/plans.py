@@ -112,10 +112,13 @@ class Plans:
         return round(Decimal(str(distance)), 8) if distance > 0 else None
 
     async def _void(self) -> None:
-        """The plan before is traded no more; the bracket of one that was never ordered is watched no more."""
+        """The plan before is traded no more; what of its bracket, and of others, covers nothing is watched no more."""
         before = self._mandate
         self._withdraw()
-        if before is None or await self._in_flight():
+        if await self._in_flight():
+            return
+        await self._brackets.trim(self._scope.account, self._scope.symbol)
+        if before is None:
             return
         if not await self._ledger.orders(self._scope.run_id, before.decision):
             await self._brackets.forget(self._scope.run_id, before.decision)

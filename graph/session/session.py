@@ -67,7 +67,10 @@ class Viewer:
 
 
 class Session:
-    """Run it once, by `run`; `stop` lets it end in order. `view`: the bars before the first event of `stream`."""
+    """Run it once, by `run`; `stop` lets it end in order.
+
+    `view`: the bars before the first event of `stream`; `bars_only`: no quotes come, and a price is as old as a bar.
+    """
 
     def __init__(
         self,
@@ -77,8 +80,10 @@ class Session:
         view: MarketView,
         venue: Venue,
         *,
+        bars_only: bool = False,
         viewer: Viewer | None = None,
     ) -> None:
+        self._patience_s = app.settings.bar_period if bars_only else 0.0
         self.scope = scope
         self.counts: Counter[str] = Counter()
         self.reaction = LatencyHistogram()
@@ -96,7 +101,7 @@ class Session:
             app.switch, self._kill, app.clock, self._terms, scope.symbol, f"session {scope.run_id}", self._tell
         )
         self._period_ns = round(settings.bar_period * NANOSECONDS)
-        self._brackets = Brackets(BracketBook(app.database), app.ledger)
+        self._brackets = Brackets(BracketBook(app.database, app.leases.check), app.ledger)
         self._inbox = Inbox()
         self._orders = OrderQueue(
             app.desk(settings),
@@ -138,7 +143,7 @@ class Session:
         self._account = AccountWatch(
             scope,
             app.ledger,
-            SessionBook(app.database),
+            SessionBook(app.database, app.leases.check),
             self._kill,
             app.clock,
             view=view,
@@ -146,6 +151,7 @@ class Session:
             losses_max=self._terms.losses_max,
         )
         self._backed_up_at = 0.0
+        self._asked = (0, "")
 
     # From its beginning to its end.
 
@@ -273,7 +279,9 @@ class Session:
 
     def _leave(self, intent: OrderIntent) -> None:
         self._plans.sprung(intent)
-        if self._orders.leave(intent):
+        asked = (intent.decision, intent.leg)
+        if self._orders.leave(intent) and asked != self._asked:  # it is asked for until there is news of it
+            self._asked = asked
             self.counts["exits"] += 1
             told = {"leg": intent.leg, "decision": intent.decision, "quantity": f"{intent.quantity:f}"}
             self._tell("StopSprung", told)
@@ -412,8 +420,7 @@ class Session:
     @property
     def _age_s(self) -> float:
         """Age of the newest price; where there are bars alone, beyond the time that one of them takes."""
-        age_s = (self.clock.now_ns() - self._price_ns) / NANOSECONDS
-        return age_s if self._quote is not None else age_s - self._settings.bar_period
+        return (self.clock.now_ns() - self._price_ns) / NANOSECONDS - self._patience_s
 
     def status(self) -> SessionStatus:
         """How it stands now. Raises RuntimeError before `run`."""

@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from agents.errors import CheckpointDamaged, StorageError
+from agents.errors import CheckpointDamaged, LeaseLost, StorageError
 from checkpoints.database import Database
-from checkpoints.sessions import SessionBook, SessionMark, last_mark
+from checkpoints.sessions import SessionBook, SessionMark, forget, last_mark
 
 
 def mark(number):
@@ -44,3 +44,20 @@ async def test_one_that_is_damaged_is_named(database):
     database.write(lambda connection: connection.execute(text("UPDATE session_marks SET equity = 'much'")))
     with pytest.raises((CheckpointDamaged, StorageError), match="mark of a session"):
         await book.marks("a")
+
+
+async def test_a_fence_refuses_what_a_process_writes_that_has_lost_the_session(database):
+    def fence(_connection, run_id):
+        raise LeaseLost(run_id)
+
+    with pytest.raises(LeaseLost):
+        await SessionBook(database, fence).add("a", mark(1))
+    assert await SessionBook(database).marks("a") == ()
+
+
+async def test_marks_can_be_forgotten(database):
+    book = SessionBook(database)
+    for name in ("a", "b"):
+        await book.add(name, mark(1))
+    database.write(lambda connection: forget(connection, "a"))
+    assert (await book.marks("a"), await book.marks("b")) == ((), (mark(1),))

@@ -78,6 +78,18 @@ class TestCommand:
         assert (code, told["status"], told["symbol"]) == (0, "finished", "BTC-USD")
         assert told["counts"]["lane_bars"] == 105
 
+    def test_its_decisions_are_gone_on_with_by_the_session_alone(self, run):
+        _, out, _ = run("workflow", "session", duration="90s", speed=60.0, seed=2, json=True)
+        session = json.loads(out)["run_id"]
+        _, out, _ = run("runs", "", json=True)
+        plan = next(each["run_id"] for each in map(json.loads, out.splitlines()) if each["workflow"] == "plan")
+        for verb in ("resume", "fork"):
+            code, _, err = run(verb, plan)
+            assert (code, err.count("\n")) == (2, 1)
+            assert f"is a decision of {session}" in err
+        code, _, err = run("fork", session)
+        assert (code, "of which there is no fork" in err) == (2, True)
+
     def test_one_symbol(self, run):
         code, _, err = run("workflow", "session", duration="1m", symbols=("A", "B"))
         assert (code, err.count("\n")) == (2, 1)

@@ -168,8 +168,17 @@ class Home:
                     beside.append(asyncio.create_task(during(app, session)))
 
             venue = venue_of(app.broker)
+            bars_only = lines is not None and not any(isinstance(price, str) for _, price in lines)
             result = await run_session(
-                app, terms, stream, view, venue, run_id=run_id, viewer=self.seen, started=started
+                app,
+                terms,
+                stream,
+                view,
+                venue,
+                run_id=run_id,
+                bars_only=bars_only,
+                viewer=self.seen,
+                started=started,
             )
             for task in beside:
                 task.cancel()

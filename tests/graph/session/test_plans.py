@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -94,3 +95,28 @@ def test_a_trailing_stop_follows_by_the_average_true_range(home):
 def test_the_symbol_is_that_of_the_session():
     assert plan_of(VIEW).symbol == SYMBOL
     assert plan_of(VIEW).action is TradingAction.BUY
+
+
+def test_a_stop_does_not_outlive_the_position_that_another_plan_has_sold(home):
+    """Bought with a stop at 95, sold by the next plan, bought again with a stop at 90: 94 touches nothing."""
+    after = [view_of([*history(), *(bar(number) for number in range(1, count + 1))]) for count in range(3)]
+    selling = replace(plan_of(after[1], stop=None, target=None), action=TradingAction.SELL, target_weight=0.0)
+
+    async def during(app, session):
+        await minute(session, 2)
+        await buy(app, session, stop="95")
+        await minute(session, 65)
+        await session.take_plan(Decided(after[1], selling, APPROVED, Decimal(2), "plan-2"))
+        await minute(session, 80)
+        assert session.status().brackets == 1
+        await session.take_plan(decided(None, None))
+        assert session.status().brackets == 0
+        await minute(session, 125)
+        await session.take_plan(Decided(after[2], plan_of(after[2], stop="90"), APPROVED, Decimal(0), "plan-3"))
+
+    prices = [(s, "100" if s < 150 else "94") for s in range(1, 200)]
+    lines = sorted([*prices, (60.5, bar(1)), (120.5, bar(2))], key=lambda each: each[0])
+    result = home.sit(lines=lines, minutes=3, during=during)
+    told = [(order.intent.side, order.intent.leg, order.intent.decision) for order in result.orders]
+    assert told == [("buy", "entry", 1), ("sell", "entry", 2), ("buy", "entry", 3)]
+    assert result.portfolio.position(SYMBOL).quantity == 2

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from agents.domain import KillSwitchReason, OrderStatus, Side, TradingState
-from agents.errors import FeedDead
+from agents.errors import FeedDead, LeaseLost
 from checkpoints.runs import RunStatus
 from graph.desk import OrderDesk
 from graph.resilience import Fault, FaultPlan
@@ -145,6 +145,18 @@ class TestStaleData:
         told = [detail["why"] for detail in home.seen.of("TradingChanged")]
         assert told[0].startswith("no price of BTCUSDT for 1")
         assert "it goes on after 3 new ones" in told[0]
+
+    def test_a_feed_that_is_mute_from_the_start_reduces_as_soon(self, home):
+        """Where quotes have to come, nobody waits for a bar."""
+        changed = []
+
+        async def during(app, session):
+            while (await app.switch.read()).state is TradingState.ACTIVE:  # noqa: ASYNC110 - only time is waited for
+                await asyncio.sleep(0.5)
+            changed.append(session.status().elapsed_s)
+
+        home.sit(lines=[(25, "100"), (26, "100")], minutes=1, during=during)
+        assert 10 <= changed[0] < 12
 
     async def test_an_operators_state_stays(self, home):
         async def during(app, session):
@@ -384,3 +396,27 @@ class TestFunding:
             await buy(app, session)
 
         assert home.sit(lines=QUIET, during=during, minutes=3).portfolio.realised == 0
+
+
+def test_a_process_that_lost_the_session_writes_nothing_more(home):
+    """Neither marks nor brackets: what it knows is old."""
+
+    async def during(app, session):
+        await minute(session, 5)
+        await buy(app, session)
+        await minute(session, 20)
+        before = await app.database.aread(_rows)
+        app.leases.forget()
+        with pytest.raises(LeaseLost):
+            await session._account.mark()
+        with pytest.raises(LeaseLost):
+            await session._brackets._save(session._brackets.all())
+        assert await app.database.aread(_rows) == before
+
+    with pytest.raises(LeaseLost):
+        home.sit(lines=QUIET, during=during, minutes=1)
+
+
+def _rows(connection):
+    tables = ("session_marks", "brackets")
+    return [connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in tables]  # noqa: S608
