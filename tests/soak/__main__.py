@@ -8,12 +8,12 @@ python -m tests.soak day --hours 2
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +92,11 @@ def load(seconds: float, home: Path) -> bool:
     return code == 0 and counts["stream_missing"] == 0
 
 
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def day(hours: float, home: Path) -> bool:
     """A day on virtual time: what is kept in memory does not grow from its second hour on."""
     sizes: list[int] = []
@@ -99,10 +104,10 @@ def day(hours: float, home: Path) -> bool:
     async def during(_app: Any, session: Any) -> None:
         while True:
             await asyncio.sleep(3_600)
-            sizes.append(tracemalloc.get_traced_memory()[0])
+            gc.collect()
+            sizes.append(resident())
             say(f"day      hour {len(sizes):2}: {sizes[-1] / 1e6:7.1f} MB, {session.counts['events']:,} events")
 
-    tracemalloc.start()
     began = monotonic()
     result = Home(home, seen=Viewer()).sit(2, minutes=hours * 60, during=during)
     took = monotonic() - began
@@ -111,7 +116,7 @@ def day(hours: float, home: Path) -> bool:
         f" {len(result.fills)} fills"
     )
     early, late = sizes[min(1, len(sizes) - 1)], sizes[-1]
-    return str(result.run.status) == "finished" and late <= early * 1.2 + 2e6
+    return str(result.run.status) == "finished" and late <= early * 1.1 + 5e6
 
 
 def main() -> int:
