@@ -132,6 +132,11 @@ class OrderLedger:
         """Make the account with its cash, if it is not there; an account that is there keeps what it has."""
         await self._database.awrite(lambda connection: _open_account(connection, account, opening_cash))
 
+    async def accounts(self) -> frozenset[str]:
+        """The names of all accounts that were opened."""
+        found = await self._database.aread(lambda connection: connection.scalars(select(accounts.c.account)).all())
+        return frozenset(found)
+
     async def fund(self, account: str, symbol: str, time_ns: int, amount: Decimal) -> bool:
         """Write down what a position was paid at a funding time, or has paid with a minus; False if it was already."""
         return await self._database.awrite(lambda connection: pay(connection, account, symbol, time_ns, amount))

@@ -31,7 +31,7 @@ from graph.inquiry import Inquiry, grace_of
 from graph.kill_switch import KillSwitch, Swept
 from graph.mandate import Desk
 from graph.metrics import Metrics
-from graph.nodes import NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
+from graph.nodes import EXCHANGE_ACCOUNT, NODE_FALLBACKS, SHARED_ACCOUNT, TradeNodes
 from graph.policy_keeper import PolicyKeeper
 from graph.reconciler import Reconciler
 from graph.recovery import LEDGER, Home, data_of, lost_runs, open_home, story, warn
@@ -347,6 +347,9 @@ async def open_app(
     """The application of `App.open`, with the shared account in it, closed at the end.
 
     `broker` makes the one that orders go to; without, it is the one of the settings.
+
+    Raises:
+        ConfigError: the settings do not fit; orders of this home go to another broker than theirs.
     """
     work = partial(App.open, settings, faults=faults, watcher=watcher, clock=clock, wall=wall, pace=pace, inline=inline)
     app = await asyncio.to_thread(work)
@@ -354,7 +357,9 @@ async def open_app(
         async with AsyncExitStack() as stack:
             if broker is not None:
                 app.broker = broker(app)
-            elif settings.broker == "exchange":
+            else:
+                await _refuse_another_broker(app)
+            if broker is None and settings.broker == "exchange":
                 app.broker = await stack.enter_async_context(_exchange(app))
             await app.ledger.open_account(SHARED_ACCOUNT, settings.cash)
             await app.recover()
@@ -362,6 +367,28 @@ async def open_app(
     finally:
         await app.risk_events.settle()
         await asyncio.to_thread(app.close)
+
+
+async def _refuse_another_broker(app: App) -> None:
+    """A home has one broker for all of its life: another would know none of the orders, and execute exits for nothing.
+
+    A ledger on a server may be that of several homes, and does not tell.
+    """
+    if not isinstance(app.settings.address, Path):
+        return
+    known = await app.ledger.accounts()
+    if app.settings.broker == "paper" and EXCHANGE_ACCOUNT in known:
+        was, remedy = (
+            "an exchange",
+            f"name its settings by --config, or keep them in {app.settings.folder}/holdfast.toml",
+        )
+    elif app.settings.broker == "exchange" and known - {SHARED_ACCOUNT, EXCHANGE_ACCOUNT}:
+        was, remedy = "the paper broker", "take another home for the exchange, by --home"
+    else:
+        return
+    raise ConfigError(
+        f"orders of this home go to {was}, and the setting broker is {app.settings.broker}; nothing was done; {remedy}"
+    )
 
 
 def _exchange(app: App) -> AbstractAsyncContextManager[Broker]:

@@ -26,10 +26,12 @@ from graph.resilience import Degraded, Guard, Observer
 from graph.state import AnalystTask, TradeState
 from graph.swarm import ask
 
-__all__ = ["NODE_FALLBACKS", "SHARED_ACCOUNT", "TradeNodes", "account_of", "after_gate", "run_of"]
+__all__ = ["EXCHANGE_ACCOUNT", "NODE_FALLBACKS", "SHARED_ACCOUNT", "TradeNodes", "account_of", "after_gate", "run_of"]
 
 SHARED_ACCOUNT = "paper"
 """The account that all runs on price files trade in."""
+EXCHANGE_ACCOUNT = "exchange"
+"""The account of all sessions that trade at an exchange, which has one; on paper each has its own."""
 
 _NEVER_SENT = frozenset({OrderStatus.PENDING, OrderStatus.DENIED, OrderStatus.NOT_PLACED})
 

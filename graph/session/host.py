@@ -10,16 +10,15 @@ from agents.errors import LeaseLost
 from checkpoints.runs import Hold, Run, RunStatus
 from checkpoints.sessions import SessionBook
 from graph.app import App
+from graph.nodes import EXCHANGE_ACCOUNT
 from graph.session.account import Scope
 from graph.session.session import Session, Viewer
 from graph.session.status import SessionResult
 from graph.session.venue import Venue
 from graph.stream import MarketStream
 
-__all__ = ["EXCHANGE_ACCOUNT", "SHAPE", "Terms", "run_session", "session_result"]
+__all__ = ["SHAPE", "Terms", "run_session", "session_result"]
 
-EXCHANGE_ACCOUNT = "exchange"
-"""The account of all sessions that trade at an exchange, which has one; on paper each has its own."""
 SHAPE: Mapping[str, Any] = {"session": 1}
 """The fingerprint of a session: raised when one that was begun can not be gone on with by newer code."""
 

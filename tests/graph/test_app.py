@@ -3,11 +3,12 @@
 import json
 import stat
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
 from agents.clock import ReplayClock
-from agents.domain import Finding
+from agents.domain import Finding, TradingState
 from agents.errors import ConfigError, StorageError
 from agents.research import Member
 from graph.app import App, open_app
@@ -47,6 +48,22 @@ class TestOpen:
             await app.ledger.portfolio("paper")
         with pytest.raises(StorageError):
             await app.broker.orders()
+
+    @pytest.mark.parametrize(
+        ("broker", "account", "why"),
+        [
+            ("paper", "exchange", "go to an exchange, and the setting broker is paper; nothing was done; name its"),
+            ("exchange", "session-A-1", "go to the paper broker, and the setting broker is exchange; nothing was done"),
+        ],
+    )
+    async def test_a_home_keeps_its_broker(self, settings, broker, account, why):
+        async with open_app(settings(), broker=lambda app: app.home.broker) as app:
+            await app.ledger.open_account(account, Decimal(1))
+        with pytest.raises(ConfigError, match=why):
+            async with open_app(settings(broker=broker)):
+                pass
+        async with open_app(settings(), broker=lambda app: app.home.broker) as app:
+            assert (await app.switch.read()).state is TradingState.ACTIVE, "no other broker's books were compared"
 
     def test_books_that_cannot_be_opened(self, settings, tmp_path):
         (tmp_path / "home" / "broker.db").mkdir(parents=True)
