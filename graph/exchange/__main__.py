@@ -15,9 +15,15 @@ from pathlib import Path
 from agents.bars import read_bars
 from agents.clock import SystemClock
 from agents.errors import ConfigError, HoldfastError
-from graph.exchange.gateway import Exchange
-from graph.exchange.menu import FaultMenu
-from graph.exchange.openings import client_of, opening_of
+
+try:
+    from graph.exchange.gateway import Exchange
+    from graph.exchange.menu import FaultMenu
+    from graph.exchange.openings import client_of, opening_of
+    from graph.exchange.server import serve
+except ModuleNotFoundError as missing:  # all that it needs is in one extra
+    sys.stderr.write(f"the exchange needs {missing.name}; nothing was started; run: pip install 'holdfast[exchange]'\n")
+    sys.exit(2)
 
 __all__ = ["main"]
 
@@ -50,10 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _run(flags: argparse.Namespace) -> int:
-    try:
-        from graph.exchange.server import serve  # noqa: PLC0415 - of the extra `exchange`
-    except ImportError:
-        raise ConfigError("the exchange needs aiohttp; nothing was started; pip install 'holdfast[exchange]'") from None
     if not 0 < flags.rate <= 100_000:
         raise ConfigError(f"--rate is {flags.rate}; nothing was started; give a number above 0, 100000 at most")
     clock, stop = SystemClock(), asyncio.Event()

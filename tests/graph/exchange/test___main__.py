@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import runpy
 import signal
 import sys
 
@@ -73,3 +74,15 @@ async def test_what_it_cannot_begin_with_is_one_line(arguments, complaint):
     out, error = await started.communicate()
     assert (started.returncode, out, error.count(b"\n")) == (2, b"", 1)
     assert complaint in error.decode()
+
+
+@pytest.mark.parametrize("missing", ["msgspec", "aiohttp"])
+def test_without_its_extra_it_says_what_to_install(monkeypatch, capsys, missing):
+    for name in [name for name in sys.modules if name.startswith("graph.exchange.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("graph.exchange", run_name="__main__")
+    assert ended.value.code == 2
+    told = f"the exchange needs {missing}; nothing was started; run: pip install 'holdfast[exchange]'\n"
+    assert capsys.readouterr().err == told
