@@ -81,10 +81,12 @@ def _commands(run: Run, was: str, home: str) -> dict[str, str | None]:
     resumable = run.status in {RunStatus.INTERRUPTED, RunStatus.STOPPED, RunStatus.FAILED}
     forkable = resumable or run.status is RunStatus.RUNNING or was not in {"", RunStatus.FINISHED}
     command = "python -m graph.run --{} " + run.run_id + home
+    whole = run.workflow == "session"  # one without saved states of its own: those of its plans are theirs
+    bare = whole or run.status is RunStatus.PRUNED
     return {
         "resume_command": command.format("resume") if resumable else None,
-        "fork_command": command.format("fork") if forkable else None,
-        "checkpoints_command": None if run.status is RunStatus.PRUNED else command.format("checkpoints"),
+        "fork_command": command.format("fork") if forkable and not whole else None,
+        "checkpoints_command": None if bare else command.format("checkpoints"),
     }
 
 

@@ -68,6 +68,11 @@ class TestCommand:
         assert told["elapsed_s"] >= 120
         again, out, _ = run("resume", told["run_id"], json=True)
         assert (again, json.loads(out)["equity"]) == (0, told["equity"])
+        code, shown, _ = run("show", told["run_id"])
+        assert (code, "Fork" in shown, "States" in shown) == (0, False, False)
+        code, _, err = run("fork", told["run_id"])
+        assert (code, err.count("\n")) == (2, 1)
+        assert "is a session, of which there is no fork; nothing was done" in err
 
     def test_a_replay_to_the_end_of_its_file(self, run, tmp_path):
         rows = "".join(f"{1_700_000_000 + 60 * n},100,103,99,{100 + n % 3},10\n" for n in range(210))
