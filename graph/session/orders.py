@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from agents.clock import Clock
-from agents.domain import MarketView, Order, OrderIntent, Quote, Side
+from agents.domain import MarketView, Order, OrderIntent, OrderStatus, Quote, Side
 from agents.errors import LeaseLost
 from checkpoints.trading_state import Tell, in_words
 from graph.desk import Mark, OrderDesk, Ticket
@@ -193,8 +193,12 @@ class OrderQueue:
             self.counts["failed"] += 1
             self._tell("OrderFailed", {"order": str(wanted), "error": in_words(error)})
             return
-        self.counts["sent"] += 1
         if ticket.order is None:
+            self.counts["nothing"] += 1
             self._tell("NothingOrdered", {"order": str(wanted), "why": "; ".join(ticket.reasons)})
-        else:
-            await self._settled(ticket.order)
+            return
+        denied = ticket.order.status is OrderStatus.DENIED
+        self.counts["denied" if denied else "sent"] += 1
+        if denied:
+            self._tell("OrderDenied", {"order": str(wanted), "why": ticket.order.reason})
+        await self._settled(ticket.order)

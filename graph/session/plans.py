@@ -22,7 +22,7 @@ class Plans:
     """Takes what the slow lane has come to, and lets the fast lane trade it. `words`: what is traded now, for people.
 
     `period_ns` of the bars that decisions are counted by; `trail_atr`: see `SessionTerms`; `in_flight` tells whether an
-    order waits or is at the broker. `counts`: plans, outdated. After `close` nothing is taken any more.
+    order waits or is at the broker. `counts`: plans, held, outdated. After `close` nothing is taken any more.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Plans:
         if plan is None or plan.side is None or verdict is None or verdict.outcome is not Outcome.APPROVE:
             why = "; ".join((*(verdict.reasons if verdict else ()), *(plan.reasons if plan else ())))
             self.words = f"hold: {why}" if why else "hold"
+            self.counts["held"] += 1
             return
         portfolio = await self._ledger.portfolio(self._scope.account)
         if portfolio.position(self._scope.symbol).quantity != decided.held or await self._in_flight():

@@ -66,7 +66,11 @@ def _sections(result: SessionResult) -> Iterable[_Section]:
         ("time", "side", "quantity", "price", "fee", "order"),
         [_fill(fill) for fill in fills],
     )
-    yield "What happened", ("what", "times"), [(name, f"{count:,}") for name, count in result.counts.items() if count]
+    yield (
+        "What happened, in the last process",
+        ("what", "times"),
+        [(name, f"{count:,}") for name, count in result.counts.items() if count],
+    )
     reaction = [(name, f"{value:,.1f}") for name, value in result.reaction_us.items()]
     yield "From a price to what it sets off", ("percentile", "microseconds"), reaction
 

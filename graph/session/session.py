@@ -327,9 +327,9 @@ class Session:
 
     def _told_fill(self, order: Order, quantity: Decimal) -> None:
         self.counts["fills"] += 1
-        price = "" if order.price is None else f"{round(order.price, 8):f}"
-        told = {"side": str(order.intent.side), "quantity": f"{quantity:f}", "price": price, "leg": order.intent.leg}
-        self._tell("Filled", told)
+        price = "" if order.price is None else f"{round(order.price, 8).normalize():f}"
+        what = {"side": str(order.intent.side), "quantity": f"{quantity.normalize():f}"}
+        self._tell("Filled", what | {"price": price, "leg": order.intent.leg})
 
     async def _reconcile(self) -> None:
         """As `Reconciler.run`; what moved is told to whoever waits for it."""

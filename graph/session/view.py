@@ -4,6 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from typing import Any
 
 from agents.domain import TradingState
@@ -51,6 +52,7 @@ _WORDS: Mapping[str, str] = {
     "OrderFailed": "FAILED   {order}: {error}",
     "OrderWithdrawn": "left     {order}: its plan is withdrawn",
     "NothingOrdered": "nothing  {order}: {why}",
+    "OrderDenied": "denied   {order}: {why}",
     "DecisionFailed": "FAILED   no decision: {error}",
     "TickFailed": "FAILED   a price could not be worked on: {error}",
     "NewsFailed": "FAILED   news of an order could not be written down: {error}",
@@ -72,11 +74,15 @@ class _Lines(Viewer):
 
     def __init__(self) -> None:
         self._shown_at = -1e18
+        self._plan = ""
         self._last: tuple[object, ...] = ()
         self._elapsed_s = 0.0
 
     def show(self, status: SessionStatus) -> None:
         self._elapsed_s = status.elapsed_s
+        if status.plan != self._plan and status.plan.startswith("hold"):  # a plan that is traded was told
+            self._say(status.elapsed_s, f"plan     {one_line(status.plan)}")
+        self._plan = status.plan
         matters = (status.position.quantity, status.trading, status.draining, status.dropped, status.errors)
         if matters == self._last and status.elapsed_s - self._shown_at < _LINE_EVERY_S:
             return
@@ -96,7 +102,7 @@ class _Lines(Viewer):
 def _line(status: SessionStatus) -> str:
     parts = [
         f"{status.symbol} {_number(status.price)}",
-        f"position {status.position.quantity:f}",
+        f"position {_number(status.position.quantity)}",
         f"equity {status.equity:,.2f}",
         f"p&l {status.pnl:+,.2f}",
         f"{status.decisions} decisions, {status.fills} fills",
@@ -117,8 +123,8 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _number(price: object) -> str:
-    return "-" if price is None else f"{price:f}"
+def _number(price: Decimal | None) -> str:
+    return "-" if price is None else f"{price.normalize():f}"
 
 
 # The live view.
@@ -185,7 +191,7 @@ def _rows(status: SessionStatus) -> Iterator[tuple[str, str, str]]:
     active = status.trading.state is TradingState.ACTIVE
     yield "trading", state_line(status.trading), "green" if active else "red"  # first: a short terminal cuts from below
     yield "price", f"{status.symbol} {_number(status.price)}", "bold"
-    yield "position", f"{held.quantity:f}{average}, {status.brackets} watched", ""
+    yield "position", f"{_number(held.quantity)}{average}, {status.brackets} watched", ""
     yield "equity", f"{status.equity:,.2f}, drawdown {status.drawdown:.2%}", ""
     profit = f"{status.pnl:+,.2f} (realised {status.realised:+,.2f}, fees {status.fees:,.2f})"
     yield "p&l", profit, "green" if status.pnl > 0 else "red" if status.pnl < 0 else ""

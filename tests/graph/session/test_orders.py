@@ -23,6 +23,7 @@ class Desk:
         self.let = asyncio.Event()
         self.let.set()
         self.raises = None
+        self.status = OrderStatus.OPEN
 
     async def submit(self, **order):
         self.asked.append(order)
@@ -31,7 +32,7 @@ class Desk:
         if self.raises:
             raise self.raises
         intent = intent_of(order["leg"], order["decision"], order["quantity"])
-        return Ticket(Order(intent, OrderStatus.OPEN))
+        return Ticket(Order(intent, self.status, reason="trading is halted"))
 
 
 class Clock:
@@ -166,3 +167,14 @@ async def test_a_lost_lease_ends_it():
     with pytest.raises(ExceptionGroup) as caught:
         await floor.queue.run()
     assert isinstance(caught.value.exceptions[0], LeaseLost)
+
+
+async def test_what_was_denied_is_told_and_not_counted_as_sent():
+    floor = Floor()
+    floor.desk.status = OrderStatus.DENIED
+    await floor.enter()
+    async with floor.working():
+        await floor.idle()
+    assert floor.told == [("OrderDenied", {"order": "buy 1 (entry of decision 1)", "why": "trading is halted"})]
+    assert (floor.queue.counts["denied"], floor.queue.counts["sent"]) == (1, 0)
+    assert [order.status for order in floor.settled] == [OrderStatus.DENIED]

@@ -39,6 +39,7 @@ def test_what_was_not_approved_is_not_traded_nor_is_the_plan_before(home, plan, 
 
     result = home.sit(lines=[*QUIET[:58], (60.5, bar(1)), *QUIET[61:]], minutes=2, during=during)
     assert len(result.orders) == 1
+    assert result.counts["held"] == 1 + result.counts["slow_decisions"], "its own decisions find nothing, too"
     assert home.seen.of("PlanApproved")[0]["plan"] == "buy 1 at 100.0, stop 95, target 110"
 
 

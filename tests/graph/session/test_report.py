@@ -136,6 +136,6 @@ def test_the_summary_says_how_it_stands_and_how_to_go_on(result, capsys):
     out = capsys.readouterr().out
     told = ["session-BTCUSDT-1 (stopped)", "Resume    python -m graph.run --resume session-BTCUSDT-1 --home /h"]
     told += ["P&L       -10.00 (realised -50.00, fees 3.00)", "largest drawdown 1.00%", "Open      2 BTCUSDT at 100.00"]
-    told += ["Trading   REDUCING", "350 us P99", "Orders (2, 2 fills)", "stop", "1,234", "report.html"]
+    told += ["Trading   REDUCING", "350 us P99", "Orders (2, 2 fills)", "stop", "1,234", "Report    not written"]
     assert [words for words in told if words not in out] == []
     assert "stops and targets" not in out, "there were none"

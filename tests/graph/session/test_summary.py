@@ -1,5 +1,6 @@
 """What is printed when a session is over: every field, on lines that no text can break."""
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def printed(capsys, result):
         "12 us P50, 88 us P99, 1,234 us at most",
         "Orders (1, 1 fills)",
         "12,345",
-        "Report    there/report.html",
+        "nobody watches its stop until the session is gone on with",
+        "Report    not written",
     ],
 )
 def test_every_field_is_told(capsys, told):
@@ -81,6 +83,23 @@ def test_what_is_not_so_is_not_told(capsys):
     assert "Orders    none" in text
     for word in ("Failed", "Resume", "Open", "Trading", "Reaction", "What happened"):
         assert word not in text
+
+
+def test_what_stays_open_after_a_session_that_is_over_is_to_be_closed(capsys):
+    text = printed(capsys, ended(status=RunStatus.FINISHED))
+    assert 'close it by: python -m graph.run halt --flatten --reason "WHY"' in text
+
+
+def test_a_report_that_is_there_is_named(capsys, tmp_path):
+    (tmp_path / "report.html").touch()
+    assert f"Report    {tmp_path / 'report.html'}" in printed(capsys, ended(folder=tmp_path))
+
+
+@pytest.mark.parametrize(("speed", "failed", "told"), [(600.0, 3, True), (600.0, 0, False), (60.0, 3, False)])
+def test_decisions_that_had_no_time_are_explained(capsys, speed, failed, told):
+    begun = replace(ended().run, parameters={"session": {"speed": speed}})
+    text = printed(capsys, ended(run=begun, counts={"slow_failed": failed}))
+    assert ("Late      at --speed 600" in text) is told
 
 
 def test_no_text_is_markup_or_a_command_to_the_terminal(capsys, hostile):

@@ -128,6 +128,16 @@ class TestLines:
         lines.show(replace(STATUS, **calm))
         assert capsys.readouterr().out.rstrip().endswith("queue 7/50")
 
+    def test_why_nothing_is_traded_is_told_once(self, lines, capsys):
+        holds = replace(STATUS, plan="hold: agreement is 0.4")
+        for status in (STATUS, holds, holds, STATUS, holds):
+            lines.show(status)
+        assert capsys.readouterr().out.count("  plan     hold: agreement is 0.4\n") == 2
+
+    def test_a_price_has_no_empty_digits(self, lines, capsys):
+        lines.show(replace(STATUS, price=Decimal("40000.00000000")))
+        assert "BTCUSDT 40000 |" in capsys.readouterr().out
+
     def test_a_reader_that_has_gone_stops_nothing(self, lines, monkeypatch):
         class Gone:
             def write(self, text):
