@@ -69,9 +69,26 @@ def begin(settings: Settings, *, symbol: str, feed: str, seed: int, speed: float
         raise ConfigError(
             f"--speed {speed:g} goes with --feed sim and replay:FILE; nothing was run; an exchange has its own pace"
         )
+    _check_prices(settings, source, check_symbol(symbol))
     loop_factory(speed)
     duration_ns = None if duration is None else round(seconds_of(duration) * _NS)
     return Sitting(settings, Terms(check_symbol(symbol), str(source), seed, speed, duration_ns))
+
+
+def _check_prices(settings: Settings, source: Source, symbol: str) -> None:
+    """What is ordered at an exchange is decided by an exchange's prices, and is traded there."""
+    if settings.broker != "exchange":
+        return
+    if source.kind != "ws":
+        raise ConfigError(
+            f"--feed {source} has no prices of an exchange, and the setting broker is exchange: orders would go there;"
+            " nothing was run; give --feed ws:URL, or trade on paper in another home"
+        )
+    if symbol not in settings.exchange.symbols:
+        raise ConfigError(
+            f"{symbol} is not traded in the account, which trades {', '.join(settings.exchange.symbols)}; nothing was"
+            " run; name it in the setting exchange.symbols"
+        )
 
 
 def go_on(settings: Settings, run_id: str) -> Sitting:
@@ -79,13 +96,15 @@ def go_on(settings: Settings, run_id: str) -> Sitting:
 
     Raises:
         CheckpointNotFound: there is no such run.
+        ConfigError: its prices are none to trade by where orders go.
         StorageError: the database cannot be read.
     """
     with Database.open(settings.address) as database:
         run = database.read(lambda connection: run_of(row_of(connection, run_id), held=False))
         last = database.read(lambda connection: last_mark(connection, run_id))
-    kept = settings.of_run(run.parameters["settings"])
-    return Sitting(kept, Terms.from_json(run.parameters["session"]), run_id, run.as_of_ns, last)
+    kept, terms = settings.of_run(run.parameters["settings"]), Terms.from_json(run.parameters["session"])
+    _check_prices(kept, Source.of(terms.feed), terms.symbol)
+    return Sitting(kept, terms, run_id, run.as_of_ns, last)
 
 
 def _app(found: Opened, terms: Terms, faults: FaultPlan | None) -> AbstractAsyncContextManager[App]:

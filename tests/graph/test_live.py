@@ -43,6 +43,19 @@ class TestAsked:
         with pytest.raises(ConfigError, match=why):
             live.begin(load_settings(None, home=tmp_path), **asked)
 
+    @pytest.mark.parametrize(
+        ("feed", "symbol", "why"),
+        [
+            ("sim", "BTCUSDT", "--feed sim has no prices of an exchange"),
+            (f"replay:{__file__}", "BTCUSDT", "--feed replay:.* has no prices of an exchange"),
+            ("ws:ws://127.0.0.1:1", "ETHUSDT", "ETHUSDT is not traded in the account, which trades BTCUSDT; nothing"),
+        ],
+    )
+    def test_no_order_goes_to_an_exchange_by_prices_of_elsewhere(self, tmp_path, feed, symbol, why):
+        settings = load_settings(None, home=tmp_path, broker="exchange")
+        with pytest.raises(ConfigError, match=why):
+            live.begin(settings, symbol=symbol, feed=feed, seed=1, speed=1.0, duration="1m")
+
     def test_a_session_that_is_not_there(self, tmp_path):
         with pytest.raises(CheckpointNotFound):
             live.go_on(load_settings(None, home=tmp_path), "session-BTCUSDT-20260101T000000Z-1")
