@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpClient", "WebSocketConnector"]
 
+_DOUBT = "it may have been carried out; ask what became of it"
+
 _PING_SECONDS = 20.0
 _CLOSE_SECONDS = 2.0
 _READ_BYTES = 65_536
@@ -102,9 +104,8 @@ class HttpClient:
                 return HttpReply(reply.status, body, {name.lower(): value for name, value in reply.headers.items()})
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = type(error).__name__
-            raise LinkLost(
-                f"{method} broke off ({reason}); it may have been carried out; ask what became of it"
-            ) from None
+            after = "nothing was read; ask again" if method == "GET" else _DOUBT
+            raise LinkLost(f"{method} broke off ({reason}); {after}") from None
 
     async def _body(self, content: Any) -> bytes:
         body = bytearray()
