@@ -43,7 +43,7 @@ crash: $(VENV)/.installed-dev ## Kill a run wherever it keeps anything, and at e
 soak: $(VENV)/.installed-dev ## Sessions on real time and sockets: ten minutes, a cut link, a flood, a day: half an hour
 	$(PY) -m tests.soak
 
-sim: $(VENV)/.installed-dev ## Trade 10,000 sessions of ten minutes with faults on virtual time, on all cores: an hour or two
+sim: $(VENV)/.installed-dev ## Trade 10,000 sessions of ten minutes with faults on virtual time, on all cores: three hours on two
 	$(PY) -m tests.simulation session --runs 10000 --jobs $$(nproc)
 
 bench: $(VENV)/.installed-bench ## Run every benchmark
