@@ -59,7 +59,7 @@ async def test_nobody_is_there():
     with pytest.raises(LinkLost, match="could not be reached"):
         await WebSocketConnector().connect(f"ws://127.0.0.1:{nobody()}/ws")
     async with HttpClient() as http:
-        with pytest.raises(LinkLost, match="GET broke off .*; nothing was read; ask again"):
+        with pytest.raises(LinkLost, match=r"GET broke off .*; nothing was read; ask again"):
             await http.request("GET", f"http://127.0.0.1:{nobody()}/", {})
         with pytest.raises(LinkLost, match="may have been carried out; ask what became of it"):
             await http.request("POST", f"http://127.0.0.1:{nobody()}/", {})
