@@ -67,7 +67,7 @@ def _sections(result: SessionResult) -> Iterable[_Section]:
         [_fill(fill) for fill in fills],
     )
     yield (
-        "What happened, in the last process",
+        "In the last process",
         ("what", "times"),
         [(name, f"{count:,}") for name, count in result.counts.items() if count],
     )

@@ -84,7 +84,7 @@ def _print_counts(console: object, result: SessionResult) -> None:
     rows = [(words, result.counts[name]) for name, words in _TOLD if result.counts.get(name)]
     if not rows:
         return
-    table = table_of("What happened, in this process", "what", "times")
+    table = table_of("In this process", "what", "times")
     for words, count in rows:
         table.add_row(words, f"{count:,}")
     show(console, table)

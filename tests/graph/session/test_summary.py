@@ -81,7 +81,7 @@ def test_what_is_not_so_is_not_told(capsys):
     text = printed(capsys, ended("", status=RunStatus.FINISHED, state=TradingState.ACTIVE, **quiet))
     assert "P&L       +0.00" in text
     assert "Orders    none" in text
-    for word in ("Failed", "Resume", "Open", "Trading", "Reaction", "What happened"):
+    for word in ("Failed", "Resume", "Open", "Trading", "Reaction", "In this process"):
         assert word not in text
 
 
