@@ -135,8 +135,17 @@ async def _run(sitting: Sitting, faults: FaultPlan | None, viewer: Viewer | None
         for session in running:
             session.notice(notice)
 
+    asked = False
+
     def stop() -> None:
+        nonlocal asked
+        asked = True  # also for one that is still being begun
         for session in running:
+            session.stop()
+
+    def started(session: Session) -> None:
+        running.append(session)
+        if asked:
             session.stop()
 
     reached_ns = None if last is None else last.time_ns
@@ -156,5 +165,5 @@ async def _run(sitting: Sitting, faults: FaultPlan | None, viewer: Viewer | None
                 run_id=sitting.run_id,
                 bars_only=found.bars_only,
                 viewer=viewer,
-                started=running.append,
+                started=started,
             )

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from agents.errors import CheckpointNotFound, ConfigError
+from checkpoints.runs import RunStatus
 from graph import live
 from graph.command import Command, execute
 from graph.config import load_settings
@@ -117,6 +119,19 @@ class TestCommand:
         (tmp_path / "bars.csv").write_text("no bars")
         code, _, err = run("workflow", "session", feed=f"replay:{tmp_path / 'bars.csv'}")
         assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_stop_while_it_is_being_begun_holds(tmp_path):
+    @asynccontextmanager
+    async def around(_app, stop, _name):
+        stop()
+        yield
+
+    settings = load_settings(None, home=tmp_path)
+    sitting = live.begin(settings, symbol="BTCUSDT", feed="sim", seed=2, speed=60.0, duration="2m")
+    result = live.sit(sitting, silent=True, around=around)
+    assert result.run.status is RunStatus.STOPPED
+    assert result.elapsed_s < 60
 
 
 def started(home, *more):
