@@ -243,7 +243,7 @@ def table_of(title: str, *columns: str) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
-    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= _WIDE
+    wide = sys.stdout is None or not sys.stdout.isatty() or shutil.get_terminal_size().columns >= _WIDE
     for name in columns:
         table.add_column(name, no_wrap=wide and name in _WHOLE, overflow="fold")
     return table

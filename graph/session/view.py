@@ -24,7 +24,7 @@ def session_view(*, plain: bool, silent: bool) -> Iterator[Viewer | None]:
     """Show a session while the block lasts; gives the viewer to show it to, or None when silent."""
     if silent:
         yield None
-    elif plain or not sys.stdout.isatty():
+    elif plain or sys.stdout is None or not sys.stdout.isatty():
         yield _Lines()
     else:
         with _live() as viewer:
@@ -94,7 +94,7 @@ class _Lines(Viewer):
             self._say(self._elapsed_s, words)
 
     def _say(self, elapsed_s: float, line: str) -> None:
-        with suppress(OSError, ValueError):  # nobody reads on, or the disk is full: no reason to stop a trade
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads (on), or the disk is full: trades go on
             sys.stdout.write(f"{_clock(elapsed_s)}  {line}\n")
             sys.stdout.flush()
 

@@ -166,3 +166,11 @@ def test_nothing_is_shown_where_nothing_is_wanted(capsys):
     with view.session_view(plain=True, silent=False) as viewer:
         viewer.tell("StreamEnded", {})
     assert capsys.readouterr().out == "00:00:00  feed     at its end\n"
+
+
+def test_without_an_output_it_is_silent(monkeypatch):
+    """Started with its output closed, Python has none."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with view.session_view(plain=False, silent=False) as viewer:
+        viewer.show(STATUS)
+        viewer.tell("Draining", {"waiting": 0})
