@@ -28,6 +28,7 @@ __all__ = [
     "TimeLimit",
     "current_task",
     "forget_leaks",
+    "give_way",
     "open_scope",
     "take_back",
     "time_left",
@@ -224,3 +225,13 @@ def take_back(task: "asyncio.Task[Any]", scope: Scope) -> int:
     for _ in range(strikes):
         task.uncancel()
     return int(strikes)
+
+
+def give_way(error: Exception) -> None:
+    """Where the task was cancelled, and the cancellation has come out as another error, be cancelled all the same.
+
+    Whoever goes on after any error would go on for ever otherwise, and so would the group that waits for it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError from error

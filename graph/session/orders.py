@@ -16,6 +16,7 @@ from agents.domain import MarketView, Order, OrderIntent, OrderStatus, Quote, Si
 from agents.errors import LeaseLost
 from checkpoints.trading_state import Tell, in_words
 from graph.desk import Mark, OrderDesk, Ticket
+from graph.resilience.timeout import give_way
 
 __all__ = ["OrderQueue", "Scenery"]
 
@@ -190,6 +191,7 @@ class OrderQueue:
         except LeaseLost:
             raise
         except Exception as error:  # noqa: BLE001 - one order must not end the session; what became of it is asked
+            give_way(error)
             self.counts["failed"] += 1
             self._tell("OrderFailed", {"order": str(wanted), "error": in_words(error)})
             return

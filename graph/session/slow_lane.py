@@ -11,10 +11,11 @@ from decimal import Decimal
 from typing import Any
 
 from agents.domain import MarketView, TradePlan, Verdict
-from agents.errors import HoldfastError, LeaseLost
+from agents.errors import HoldfastError, InvalidValue, LeaseLost, OrderError, StorageError
 from checkpoints.runs import RunStatus
 from checkpoints.trading_state import Tell, in_words
 from graph.app import App, Compiled
+from graph.resilience.timeout import give_way
 
 __all__ = ["Decided", "SlowLane"]
 
@@ -85,11 +86,19 @@ class SlowLane:
             async with asyncio.timeout(self._seconds):
                 decided = await self._decide(view)
         except Exception as error:  # noqa: BLE001 - whatever it was, the session goes on without
-            self.counts["failed"] += 1
+            give_way(error)
             late = f"it took longer than {self._seconds:g} s" if isinstance(error, TimeoutError) else in_words(error)
-            self._tell("DecisionFailed", {"bar": view.as_of_ns, "error": late})
+            self._failed(view, late)
             return
-        await self._decided(decided)
+        try:
+            await self._decided(decided)
+        except (StorageError, OrderError, InvalidValue) as error:
+            give_way(error)
+            self._failed(view, in_words(error))
+
+    def _failed(self, view: MarketView, why: str) -> None:
+        self.counts["failed"] += 1
+        self._tell("DecisionFailed", {"bar": view.as_of_ns, "error": why})
 
     async def _decide(self, view: MarketView) -> Decided:
         app = self._app

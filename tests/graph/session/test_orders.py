@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from agents.domain import Order, OrderIntent, OrderStatus, Side
-from agents.errors import BrokerUnavailable, LeaseLost
+from agents.errors import BrokerUnavailable, LeaseLost, StorageError
 from graph.desk import Ticket
 from graph.session.orders import OrderQueue, Scenery
 from tests.graph.session.floor import START_NS, SYMBOL, history, quote, view_of
@@ -178,3 +178,30 @@ async def test_what_was_denied_is_told_and_not_counted_as_sent():
     assert floor.told == [("OrderDenied", {"order": "buy 1 (entry of decision 1)", "why": "trading is halted"})]
     assert (floor.queue.counts["denied"], floor.queue.counts["sent"]) == (1, 0)
     assert [order.status for order in floor.settled] == [OrderStatus.DENIED]
+
+
+async def test_cancelled_while_the_disk_is_full_it_ends():
+    """The cancellation of an order on its way comes out as the error of what was to be written down then."""
+
+    class Full(Desk):
+        async def submit(self, **order):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise StorageError("full") from None
+
+    floor = Floor()
+    floor.queue._desk = Full()
+    task = asyncio.create_task(floor.queue.run())
+    floor.queue.leave(intent_of())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    ended = task.done()
+    for each in asyncio.all_tasks() - {asyncio.current_task()}:
+        each.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ended
+    assert not floor.told

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from agents.domain import Outcome
-from agents.errors import AgentUnavailable
-from checkpoints.runs import RunStatus
+from agents.errors import AgentUnavailable, LeaseLost, StorageError
+from checkpoints.runs import CheckpointManager, RunStatus
 from graph.app import Compiled, open_app
 from graph.config import load_settings
 from graph.resilience.virtual import VirtualClock
@@ -116,3 +116,56 @@ def test_a_decision_that_fails_is_told_its_run_says_so_and_the_next_one_is_made(
     assert lane.told == [("DecisionFailed", {"bar": views(1)[0].as_of_ns, "error": told})]
     assert [run.status for run in runs] == [RunStatus.FAILED, RunStatus.FINISHED]
     assert len(lane.decided) == 1
+
+
+def test_a_plan_that_cannot_be_taken_is_told_and_the_next_bar_is_another_chance(tmp_path):
+    async def act(lane):
+        take, lane.error = lane.take, StorageError("full")
+
+        async def failing(decided):
+            error, lane.error = lane.error, None
+            if error is not None:
+                raise error
+            await take(decided)
+
+        lane.lane._decided = failing
+        for view in views(2):
+            lane.lane.wake(view)
+            await asyncio.sleep(1)
+
+    lane, _ = play(tmp_path, Graph(), act)
+    assert [kind for kind, _ in lane.told] == ["DecisionFailed"]
+    assert len(lane.decided) == 1
+
+
+def test_a_lost_lease_ends_it(tmp_path):
+    async def act(lane):
+        async def lost(_decided):
+            raise LeaseLost("another has it")
+
+        lane.lane._decided = lost
+        lane.lane.wake(views(1)[0])
+        with pytest.raises(LeaseLost):
+            await lane.lane.run()
+
+    play(tmp_path, Graph(), act)
+
+
+def test_cancelled_while_the_disk_is_full_it_ends(tmp_path, monkeypatch):
+    """The cancellation comes out as the error of what was to be written down then."""
+
+    async def full(self, hold, status, error=""):
+        raise StorageError("full")
+
+    async def act(lane):
+        monkeypatch.setattr(CheckpointManager, "mark", full)
+        task = asyncio.create_task(lane.lane.run())
+        lane.lane.wake(views(1)[0])
+        await asyncio.sleep(1)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
+        assert done
+        assert task.cancelled()
+
+    lane, _ = play(tmp_path, Graph(seconds=1_000), act, seconds=2_000.0)
+    assert not lane.told
