@@ -34,7 +34,9 @@ __all__ = [
     "read_trading",
 ]
 
-_LIFTED_BY_ITSELF = frozenset({KillSwitchReason.RESTORED_BACKUP, KillSwitchReason.RECONCILIATION})
+_LIFTED_BY_ITSELF = frozenset(
+    {KillSwitchReason.RESTORED_BACKUP, KillSwitchReason.RECONCILIATION, KillSwitchReason.STALE_DATA}
+)
 _KIND = "trading_state"
 """The kind of the audit entries that tell of a change."""
 
@@ -72,6 +74,12 @@ class Trading:
     who: str
     why: str
     since_ns: int
+
+    @property
+    def lasts(self) -> bool:
+        """Whether trading is stopped until somebody lets it go on: Holdfast does not do so by itself."""
+        passes = self.code in _LIFTED_BY_ITSELF or self.code == KillSwitchReason.UNREADABLE_STATE
+        return self.state is not TradingState.ACTIVE and not passes
 
 
 @dataclass(frozen=True, slots=True)

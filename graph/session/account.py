@@ -99,13 +99,12 @@ class AccountWatch:
         now_ns = self._clock.now_ns()
         due_ns = now_ns - now_ns % every_ns
         paid_ns = self._funded_ns - self._funded_ns % every_ns
-        self._funded_ns = now_ns
-        if not rate or not self.held:
-            return
-        came = round(-self.held * self.price * Decimal(str(rate)), 8)
-        for time_ns in range(max(paid_ns, due_ns - _FUNDINGS_MAX * every_ns) + every_ns, due_ns + 1, every_ns):
-            await self._ledger.fund(self.scope.account, self.scope.symbol, time_ns, came)
-            await self.refresh()
+        if rate and self.held:
+            came = round(-self.held * self.price * Decimal(str(rate)), 8)
+            for time_ns in range(max(paid_ns, due_ns - _FUNDINGS_MAX * every_ns) + every_ns, due_ns + 1, every_ns):
+                await self._ledger.fund(self.scope.account, self.scope.symbol, time_ns, came)
+                await self.refresh()
+        self._funded_ns = now_ns  # last: what could not be written down is due still
 
     async def judge(self, trading: Trading) -> None:
         """Trip where too much was lost: once, until somebody lets trading go on; then it begins anew."""
@@ -118,9 +117,10 @@ class AccountWatch:
         if self.tripped or not wrong:
             return
         name = next(name for name in _TRIPS if name in wrong)
-        self.tripped = True
         state, code = _TRIPS[name]
         await self._kill.trip(self._kill.because(state, code, f"session {self.scope.run_id}", wrong[name].reason))
+        # What could not be written, or is hidden by a stricter state that passes by itself, is tripped again.
+        self.tripped = (await self._kill.switch.read()).lasts
 
     async def mark(self) -> None:
         """Write down how it stands."""

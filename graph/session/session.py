@@ -11,7 +11,7 @@ recovery, whether anything was before it or not. docs/session.md has each limit,
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from decimal import Decimal
@@ -157,7 +157,7 @@ class Session:
 
     def stop(self) -> None:
         """Take no new risk, finish what is in flight, save, and end."""
-        self.was_stopped = not self._over.is_set()
+        self.was_stopped = self.was_stopped or not self._over.is_set()
         self._over.set()
 
     async def run(self) -> None:
@@ -231,9 +231,10 @@ class Session:
         """Whether an order of ours waits, or is at the broker, so that more is to be heard of it soon."""
         if self._orders.busy:
             return True
-        with suppress(HoldfastError):
+        try:
             return any(each.intent.run_id == self.scope.run_id for each in await self._app.ledger.at_broker())
-        return False
+        except HoldfastError:
+            return True  # nobody knows: then nothing is to be opened, and an end waits
 
     async def _save(self) -> None:
         """What a later process needs. A database that fails now has all but the last seconds."""
@@ -254,6 +255,9 @@ class Session:
         self._over.set()
 
     async def _take(self, event: MarketEvent) -> None:
+        if event.symbol != self.scope.symbol:  # a price of something else is none of what is held
+            self.counts["other_symbols"] += 1
+            return
         self.counts["events"] += 1
         now_ns = self.clock.now_ns()
         if isinstance(event, Trade):
@@ -398,7 +402,8 @@ class Session:
         await self._kill.heed()
         now = await app.switch.read()
         if self._trading is not None and now != self._trading:
-            self._viewer.tell("TradingChanged", {"state": str(now.state), "why": now.why})
+            changed = {"state": str(now.state), "why": now.why}
+            self._show(lambda viewer: viewer.tell("TradingChanged", changed))
         self._trading = now
         await self._stale.look(self._age_s, now)
         await self._account.refresh()
@@ -411,7 +416,8 @@ class Session:
         if loop.time() - self._backed_up_at >= _BACK_UP_S:
             self._backed_up_at = loop.time()
             await asyncio.to_thread(app.back_up)
-        self._viewer.show(self.status())
+        status = self.status()
+        self._show(lambda viewer: viewer.show(status))
         if self.scope.duration_ns is not None and self._account.elapsed_ns >= self.scope.duration_ns:
             self._over.set()
 
@@ -492,7 +498,14 @@ class Session:
     def _tell(self, kind: str, detail: Mapping[str, Any]) -> None:
         self.counts["errors"] += kind in _ERRORS
         self._app.tell(kind, detail, self.scope.run_id)
-        self._viewer.tell(kind, detail)
+        self._show(lambda viewer: viewer.tell(kind, detail))
+
+    def _show(self, what: Callable[[Viewer], None]) -> None:
+        """Whoever looks on may fail: no stop goes unwatched for that."""
+        try:
+            what(self._viewer)
+        except Exception:  # noqa: BLE001 - it is counted; there is nobody else to tell
+            self.counts["viewer_failed"] += 1
 
 
 def _gravest(errors: BaseExceptionGroup[BaseException]) -> BaseException:

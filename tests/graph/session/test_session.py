@@ -6,11 +6,14 @@ from decimal import Decimal
 
 import pytest
 
-from agents.domain import KillSwitchReason, OrderStatus, Side, TradingState
-from agents.errors import FeedDead, LeaseLost
+from agents.domain import KillSwitchReason, OrderStatus, Quote, Side, TradingState
+from agents.errors import FeedDead, LeaseLost, StorageError
+from checkpoints.ledger import OrderLedger
 from checkpoints.runs import RunStatus
+from checkpoints.trading_state import TradingSwitch
 from graph.desk import OrderDesk
 from graph.resilience import Fault, FaultPlan
+from graph.session.session import Viewer
 from graph.session.slow_lane import Decided
 from tests.graph.session.floor import APPROVED, START_NS, Home, bar, buy, history, minute, plan_of, quote, view_of
 
@@ -420,3 +423,120 @@ def test_a_process_that_lost_the_session_writes_nothing_more(home):
 def _rows(connection):
     tables = ("session_marks", "brackets")
     return [connection.exec_driver_sql(f"SELECT * FROM {table}").all() for table in tables]  # noqa: S608
+
+
+class TestWhatMustNotHurt:
+    """What is no reason to end a session, or to forget what it knows."""
+
+    def test_asked_twice_to_stop_it_can_be_gone_on_with(self, home):
+        async def during(app, session):
+            await minute(session, 5)
+            session.stop()
+            session.stop()
+
+        result = home.sit(lines=QUIET[:60], during=during, minutes=1)
+        assert result.run.status is RunStatus.STOPPED
+        assert result.resume_command
+
+    def test_a_price_of_something_else_is_not_what_is_held(self, home):
+        other = Quote("ETHUSDT", START_NS + 20 * 10**9, Decimal(1), Decimal(2))
+        lines = sorted([*QUIET[:60], (20.5, other)], key=lambda each: each[0])
+
+        async def during(app, session):
+            await minute(session, 2)
+            await buy(app, session)
+
+        result = home.sit(lines=lines, during=during, minutes=1)
+        assert {mark.price for mark in result.marks} == {Decimal(100)}
+        assert (result.counts["other_symbols"], result.counts["errors"]) == (1, 0)
+        assert [order.intent.leg for order in result.orders] == ["entry"]
+
+    def test_whoever_looks_on_may_fail(self, home):
+        class Blind(Viewer):
+            def show(self, status):
+                raise RuntimeError("no screen")
+
+            def tell(self, kind, detail):
+                raise RuntimeError("no screen")
+
+        home.seen = Blind()
+        result = home.sit(lines=QUIET[:60], minutes=0.5)
+        assert (result.run.status, result.run.error) == (RunStatus.FINISHED, "")
+        assert result.counts["viewer_failed"] > 30
+
+    def test_a_loss_found_under_a_halt_that_passes_is_not_forgotten_with_it(self, home):
+        """The feed dies, trading is HALTED for that, and the first price after it is lower than may be."""
+        home.settings = {"risk": {"daily_loss_share_max": 0.0001}}
+
+        async def during(app, session):
+            await minute(session, 2)
+            await buy(app, session, stop="50")
+
+        lines = quotes((1, 30, "100"), (125, 200, "90"))
+        result = home.sit(lines=lines, during=during, minutes=3)
+        assert (result.trading.state, result.trading.code) == (TradingState.REDUCING, KillSwitchReason.LOSS_LIMIT)
+
+    def test_a_loss_that_could_not_be_written_is_tried_again(self, home, monkeypatch):
+        home.settings = {"risk": {"daily_loss_share_max": 0.0001}}
+        real, failed = TradingSwitch.trip, []
+
+        async def trip(self, stricter):
+            if len(failed) < 2:
+                failed.append(stricter)
+                raise StorageError("full")
+            return await real(self, stricter)
+
+        monkeypatch.setattr(TradingSwitch, "trip", trip)
+
+        async def during(app, session):
+            await minute(session, 2)
+            await buy(app, session, stop="50")
+
+        result = home.sit(lines=quotes((1, 30, "100"), (30, 60, "90")), during=during, minutes=1)
+        assert len(failed) == 2
+        assert (result.trading.state, result.trading.code) == (TradingState.REDUCING, KillSwitchReason.LOSS_LIMIT)
+
+    def test_a_funding_payment_that_could_not_be_written_is_due_still(self, home, monkeypatch):
+        home.settings = {"session": {"funding_rate": 0.001, "funding_every": 60}}
+        real, failed = OrderLedger.fund, []
+
+        async def fund(self, *payment):
+            if not failed:
+                failed.append(payment)
+                raise StorageError("full")
+            return await real(self, *payment)
+
+        monkeypatch.setattr(OrderLedger, "fund", fund)
+
+        async def during(app, session):
+            await minute(session, 2)
+            await buy(app, session)
+
+        result = home.sit(lines=QUIET[:80], during=during, minutes=1.2)
+        assert failed
+        assert result.portfolio.realised == Decimal("-0.2")
+
+    def test_where_nobody_knows_what_is_under_way_nothing_is_opened(self, home, monkeypatch):
+        async def during(app, session):
+            await minute(session, 2)
+
+            async def unknown(self):
+                raise StorageError("full")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(OrderLedger, "at_broker", unknown)
+                await buy(app, session)
+
+        result = home.sit(lines=QUIET[:30], during=during, minutes=0.5)
+        assert home.seen.of("PlanOutdated")
+        assert not result.orders
+
+    def test_a_drawdown_found_under_a_halt_that_passes_takes_its_place(self, home):
+        home.settings = {"risk": {"drawdown_share_max": 0.0001, "daily_loss_share_max": 0.5}}
+
+        async def during(app, session):
+            await minute(session, 2)
+            await buy(app, session, stop="50")
+
+        result = home.sit(lines=quotes((1, 30, "100"), (125, 200, "90")), during=during, minutes=3)
+        assert (result.trading.state, result.trading.code) == (TradingState.HALTED, KillSwitchReason.DRAWDOWN)
