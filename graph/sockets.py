@@ -72,7 +72,7 @@ class WebSocketConnector:
                 ping_timeout=_PING_SECONDS,
                 close_timeout=_CLOSE_SECONDS,
             )
-        except InvalidURI:
+        except (InvalidURI, ValueError):  # a port that is none, a host that cannot be written
             raise ConfigError(f"{url!r:.120} is no address of a WebSocket; nothing was connected; correct it") from None
         except (OSError, WebSocketException, TimeoutError) as error:
             reason = str(error) or type(error).__name__
@@ -102,6 +102,9 @@ class HttpClient:
             async with self._session.request(method, target, headers=headers, allow_redirects=False) as reply:
                 body = await self._body(reply.content)
                 return HttpReply(reply.status, body, {name.lower(): value for name, value in reply.headers.items()})
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError):
+            address = url.partition("?")[0]  # behind it is what is signed
+            raise ConfigError(f"{address!r:.120} is no address of HTTP; nothing was sent; correct it") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = type(error).__name__
             after = "nothing was read; ask again" if method == "GET" else _DOUBT

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     BAD_PRICES = "prices that cannot be"
     TIME_BACK = "time goes back"
     FUTURE = "from the future"
+    OLD = "from another day"
     DUPLICATE = "already seen"
     LATE = "out of order"
     JUMP = "a number far from the one before"

@@ -19,6 +19,7 @@ __all__ = ["BarTrack", "Control", "Frame", "QuoteTrack", "Refused", "Track", "Tr
 
 _MS = 1_000_000
 _FUTURE_NS = 60 * 1_000_000_000  # further ahead than this no clock can be
+_PAST_NS = 86_400 * 1_000_000_000  # longer than this no connection lasts, and what it brings happens meanwhile
 _JUMP_MAX = 10_000_000  # messages that a gap can have
 _NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 
@@ -156,6 +157,14 @@ class Track:
         if symbol != self.symbol:
             raise Refused(Reason.UNKNOWN)
 
+    @staticmethod
+    def _of_these_days(done_ms: int, end_ms: int, now_ns: int) -> None:
+        """What comes has happened by `done_ms` and was over at `end_ms`. Raises Refused where that cannot be now."""
+        if done_ms * _MS > now_ns + _FUTURE_NS:
+            raise Refused(Reason.FUTURE)
+        if end_ms * _MS < now_ns - _PAST_NS:
+            raise Refused(Reason.OLD)
+
 
 class TradeTrack(Track):
     """Trades are numbered one by one."""
@@ -184,8 +193,7 @@ class TradeTrack(Track):
 
     def _follows(self, at: int, time_ms: int, now_ns: int) -> int:
         """How many are missing between the last one and this. Raises Refused where it does not come after it."""
-        if time_ms * _MS > now_ns + _FUTURE_NS:
-            raise Refused(Reason.FUTURE)
+        self._of_these_days(time_ms, time_ms, now_ns)
         if self._number < 0:
             return 0
         if at <= self._number and not (self._fresh and time_ms > self._time_ms):
@@ -252,8 +260,7 @@ class BarTrack(Track):
         kline = found.k
         if kline.i != self.interval or kline.T - kline.t != self.period_ms - 1 or kline.t % self.period_ms:
             raise Refused(Reason.WRONG_SHAPE)
-        if kline.t * _MS > now_ns + _FUTURE_NS:
-            raise Refused(Reason.FUTURE)
+        self._of_these_days(kline.T + 1 if kline.x else kline.t, kline.T + 1, now_ns)
         if kline.t < max(self._present_ms, self._next_ms or 0):
             raise Refused(Reason.DUPLICATE if kline.x else Reason.LATE)
         bar = self._bar(kline)

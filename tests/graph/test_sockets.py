@@ -65,10 +65,24 @@ async def test_nobody_is_there():
             await http.request("POST", f"http://127.0.0.1:{nobody()}/", {})
 
 
-@pytest.mark.parametrize("url", ["http://x/", "no address", "ws://"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://x/", "no address", "ws://", "ws://h:99999/", "ws://h:x/", "ws://[::1/", "ws://..:1/", f"ws://{'a' * 70}/"],
+)
 async def test_what_is_no_address(url):
-    with pytest.raises((ConfigError, LinkLost)):
+    with pytest.raises(ConfigError, match="no address of a WebSocket; nothing was connected") as error:
         await WebSocketConnector().connect(url)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x/", "no address", "http://h:99999/", "http://h:x/", "http://[::1/", "http://..:1/"]
+)
+async def test_what_is_no_address_of_http(url):
+    async with HttpClient() as http:
+        with pytest.raises(ConfigError, match="no address of HTTP; nothing was sent") as error:
+            await http.request("GET", f"{url}?signature=secret", {})
+    assert "secret" not in str(error.value)
 
 
 async def test_requests_are_sent_as_they_were_written():

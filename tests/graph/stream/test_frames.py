@@ -46,7 +46,7 @@ def kline(minute=0, **more):
     return {"e": "kline", "E": NOW_MS, "s": "A", "k": KLINE | at | more}
 
 
-def refused(track, content, now=NOW + 10**15):
+def refused(track, content, now=NOW + 10**13):
     with pytest.raises(Refused) as error:
         track.read(raw(content), now)
     return error.value.reason
@@ -121,6 +121,8 @@ class TestTrades:
             ({"T": "1"}, Reason.WRONG_SHAPE),
             ({"m": 1}, Reason.WRONG_SHAPE),
             ({"T": NOW_MS + 61_000}, Reason.FUTURE),
+            ({"T": NOW_MS - 86_401_000}, Reason.OLD),
+            ({"T": 0}, Reason.OLD),
         ],
     )
     def test_what_is_none(self, changed, reason):
@@ -226,6 +228,24 @@ class TestBars:
     def test_one_from_the_future(self):
         assert refused(bars(), kline(minute=3), NOW) is Reason.FUTURE
 
+    @pytest.mark.parametrize("interval", ["1m", "1d"])
+    def test_none_is_closed_that_cannot_be_over(self, interval):
+        period = {"1m": 60_000, "1d": 86_400_000}[interval]
+        begin = NOW_MS - NOW_MS % period
+        track = BarTrack("A", "a@kline", interval, period)
+        present = {"t": begin, "T": begin + period - 1, "i": interval}
+        early = (begin + period - 60_001) * 10**6
+        assert refused(track, kline(**present), early) is Reason.FUTURE
+        assert track.read(raw(kline(**present, x=False)), early) is None
+        assert track.read(raw(kline(**present)), early + 10**6).close_ns == (begin + period) * 10**6
+
+    def test_one_of_another_day_is_none_of_now(self):
+        late = (KLINE["T"] + 1) * 10**6 + 86_400 * 10**9
+        for closed in (True, False):
+            assert refused(bars(), kline(x=closed), late + 1) is Reason.OLD
+            assert bars().read(raw(kline(x=closed)), late) is None or closed
+        assert refused(bars(), kline(t=0, T=59_999), NOW) is Reason.OLD
+
     def test_each_is_given_once_and_time_goes_forwards(self):
         track = bars()
         track.read(raw(kline()), NOW)
@@ -268,7 +288,7 @@ def told(tracks, frame):
         if isinstance(found, Control):
             return found
         track = tracks.get(found.stream)
-        return track.read(found.data, NOW + 10**15) if track else Reason.UNKNOWN
+        return track.read(found.data, NOW + 10**13) if track else Reason.UNKNOWN
     except Refused as error:
         return error.reason
 
