@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(flags: argparse.Namespace) -> int:
     if not 0 < flags.rate <= 100_000:
         raise ConfigError(f"--rate is {flags.rate}; nothing was started; give a number above 0, 100000 at most")
+    if not 0 <= flags.port <= 65_535:
+        raise ConfigError(f"--port is {flags.port}; nothing was started; give one up to 65535, or 0 for a free one")
     clock, stop = SystemClock(), asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
@@ -84,7 +86,8 @@ def _exchange(flags: argparse.Namespace, clock: SystemClock, stack: ExitStack) -
 
 
 def _announce(flags: argparse.Namespace, port: int) -> None:
-    client, at = client_of(flags.seed), f"{flags.host}:{port}"
+    host = f"[{flags.host}]" if ":" in flags.host else flags.host
+    client, at = client_of(flags.seed), f"{host}:{port}"
     where = {"rest": f"http://{at}", "streams": f"ws://{at}/ws", "api": f"ws://{at}/ws-api/v3"}
     sys.stdout.write(json.dumps({"port": port, **where, "key": client.key, "secret": client.secret}) + "\n")
     sys.stdout.flush()

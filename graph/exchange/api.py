@@ -121,7 +121,7 @@ class ApiSession:
         self._connection.reply(method or "api", frame[: len(frame) // 2] if answer.garbled else frame)
 
     def _used(self, answer: Answer) -> list[dict[str, Any]]:
-        used = (answer.used.get("weight", 0), *(answer.used.get("orders", 0),) * 2)
+        used = (answer.used.get(name, 0) for name in ("weight", "orders", "day"))
         return [each | {"count": count} for each, count in zip(limits_info(self._limits), used, strict=True)]
 
     def _ended(self) -> None:

@@ -1,5 +1,6 @@
 """Rate limits: how much may be asked for in a while, 429 for who asks for more, 418 for who does not stop."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ _WARNINGS = 20
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """Request weight a minute of all REST clients of one address, orders in ten seconds and a day of one account."""
+    """Of one address: request weight a minute, orders in ten seconds and a day."""
 
     weight: int = 6_000
     orders_10s: int = 100
@@ -41,12 +42,16 @@ class _Window:
         self.used += count
         return True
 
+    def at(self, now_ms: int) -> int:
+        """What is used of the span that `now_ms` is in."""
+        return self.used if now_ms - now_ms % self._period_ms == self._begin else 0
+
     def seconds_left(self, now_ms: int) -> int:
         return -(-(self._begin + self._period_ms - now_ms) // 1_000)
 
 
 class Budget:
-    """What one client has used. `used_weight` and `used_orders`: in the present windows."""
+    """What one address has used."""
 
     def __init__(self, limits: RateLimits) -> None:
         self._limits = limits
@@ -55,13 +60,10 @@ class Budget:
         self._banned_until_ms = 0
         self._warnings = 0
 
-    @property
-    def used_weight(self) -> int:
-        return self._weight.used
-
-    @property
-    def used_orders(self) -> int:
-        return self._orders[0].used
+    def used(self, now_ms: int) -> Mapping[str, int]:
+        """Weight in this minute, orders in these ten seconds, and in this day (`weight`, `orders`, `day`)."""
+        orders, day = (window.at(now_ms) for window in self._orders)
+        return {"weight": self._weight.at(now_ms), "orders": orders, "day": day}
 
     def charge(self, weight: int, now_ms: int) -> None:
         """Raises Refusal where it is too much."""

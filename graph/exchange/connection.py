@@ -158,7 +158,7 @@ class Connection:
     def _pass_on(self, frame: bytes) -> None:
         frames = [frame] if self._held is None else [frame, self._held]
         self._held = None
-        if self._free_ns <= self._agenda.now_ns:
+        if self._free_ns < self._agenda.now_ns:  # what is due at this very moment may be still to come
             for each in frames:
                 self._wire.send(each)
             return

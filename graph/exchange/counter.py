@@ -8,7 +8,9 @@ from typing import Any
 from graph.exchange.agenda import Agenda
 from graph.exchange.budget import Budget, RateLimits
 from graph.exchange.calls import METHODS, Call
+from graph.exchange.engine import Engine
 from graph.exchange.menu import ExchangeFault, FaultKind, FaultMenu
+from graph.exchange.orders import Order
 from graph.exchange.params import Params
 from graph.exchange.refusal import Refusal, missing_parameter
 from graph.exchange.signing import check_time, client
@@ -78,7 +80,7 @@ class Counter:
         self._ways = ways
         self._peers: dict[str, Budget] = {}
         self.settled: Callable[[], None] = lambda: None
-        """Called when a request has been carried out, and before it is answered."""
+        """Called when something has been carried out, and before anybody hears of it."""
 
     def ask(self, asked: Asked, answer: Callable[[Answer], None]) -> None:
         """Carry out a request when it has arrived, and answer it when the answer has."""
@@ -108,8 +110,7 @@ class Counter:
             result, refusal = self._carry_out(asked, budget), None
         except Refusal as error:
             result, refusal = None, error
-        used = {"weight": budget.used_weight, "orders": budget.used_orders}
-        return self._afterwards(asked, Answer(result, refusal, used=used))
+        return self._afterwards(asked, Answer(result, refusal, used=budget.used(self._agenda.now_ms)))
 
     def _afterwards(self, asked: Asked, answer: Answer) -> Answer:
         """What is done is done, and yet the client may not hear of it."""
@@ -163,5 +164,9 @@ class Counter:
         answer = METHODS["order.cancel"].answer(call)
         late = self._strikes(FaultKind.LATE_FILL, asked)
         if late is not None and order is not None and engine is not None:
-            self._agenda.after(late.seconds, lambda: engine.fill_late(order, order.left, self._agenda.now_ms))
+            self._agenda.after(late.seconds, lambda: self._fill_late(engine, order))
         return answer
+
+    def _fill_late(self, engine: Engine, order: Order) -> None:
+        engine.fill_late(order, order.left, self._agenda.now_ms)
+        self.settled()

@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, Text, delete, insert, select
 
+from agents.errors import StorageError
 from checkpoints.database import Database
 from checkpoints.migrations import HISTORY
 from graph.exchange.accounts import Account, Balance
-from graph.exchange.orders import Execution, Order
+from graph.exchange.orders import Order
 from graph.exchange.venue import Past
 
 __all__ = ["FileJournal"]
+
+_read_order = msgspec.json.Decoder(Order).decode
 
 _books = MetaData(info={HISTORY: ()})
 _orders = Table(
@@ -65,7 +68,11 @@ class FileJournal:
         self._database.write(work)
 
     def past(self) -> Past:
-        """What was kept: to be gone on with."""
+        """What was kept: to be gone on with.
+
+        Raises:
+            StorageError: a row cannot be read; money and orders that are silently missing would be none.
+        """
         return self._database.read(_past)
 
 
@@ -76,16 +83,32 @@ def _row(order: Order) -> dict[str, Any]:
 
 
 def _past(connection: Connection) -> Past:
-    bodies = connection.execute(select(_orders.c.body)).scalars()
-    orders = sorted(map(_order, bodies), key=lambda order: (order.time_ms, order.number))
+    rows = connection.execute(select(_orders.c.symbol, _orders.c.number, _orders.c.body))
+    orders = sorted((_order(*row) for row in rows), key=lambda order: (order.time_ms, order.number))
     accounts: dict[str, Account] = {}
     for owner, asset, free, locked in connection.execute(select(_balances)):
         account = accounts.setdefault(owner, Account(owner, ""))
-        account.balances[asset] = Balance(int(free), int(locked))
+        account.balances[asset] = _balance(asset, free, locked)
     prices = {order.symbol: each.price for order in orders for each in order.executions}
     return Past(orders, accounts, prices)
 
 
-def _order(text: str) -> Order:
-    body = msgspec.json.decode(text)
-    return Order(**body | {"executions": [Execution(*each) for each in body["executions"]]})
+def _order(symbol: str, number: str, body: str) -> Order:
+    try:
+        return _read_order(body)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise _damaged(f"order {number} of {symbol}", error) from error
+
+
+def _balance(asset: str, free: str, locked: str) -> Balance:
+    try:
+        return Balance(int(free), int(locked))
+    except ValueError as error:
+        raise _damaged(f"the balance of {asset}", error) from error
+
+
+def _damaged(what: str, error: Exception) -> StorageError:
+    reason = f"{type(error).__name__}: {error!s:.200}"
+    return StorageError(
+        f"{what} in the exchange's books cannot be read ({reason}); nothing was started; give another file, or a copy"
+    )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from agents.clock import Clock
 from graph.exchange.connection import Connection
@@ -18,33 +18,39 @@ _FRAME_BYTES_MAX = 65_536
 
 
 class _Wire:
-    """Frames wait in a queue, from which one task writes them to the socket."""
+    """Frames wait in a queue, from which one task writes them to the socket. Who reads too little is cut off."""
 
-    def __init__(self) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
         self._waiting: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        self.code = WSCloseCode.GOING_AWAY
         self.cut = False
 
     def send(self, frame: bytes) -> None:
-        if self._waiting.qsize() < _BACKLOG_MAX:
-            self._waiting.put_nowait(("text", frame))
-        else:
-            self.reset()
+        self._put("text", frame)
 
     def ping(self) -> None:
-        self._waiting.put_nowait(("ping", b""))
+        self._put("ping", b"")
 
     def pong(self, payload: bytes) -> None:
-        self._waiting.put_nowait(("pong", payload))
+        self._put("pong", payload)
 
     def close(self, code: int) -> None:
-        self._waiting.put_nowait(("close", str(code).encode()))
+        self._put("close", str(code).encode())
 
     def reset(self) -> None:
         self.cut = True
+        self._transport.abort()  # whoever writes, or waits until he can, ends with it
         self._waiting.put_nowait(("reset", b""))
 
-    async def write(self, socket: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+    def _put(self, what: str, data: bytes) -> None:
+        if self.cut:
+            return
+        if self._waiting.qsize() < _BACKLOG_MAX:
+            self._waiting.put_nowait((what, data))
+        else:
+            self.reset()
+
+    async def write(self, socket: web.WebSocketResponse) -> None:
         """Write until the connection is over."""
         while not self.cut:
             what, data = await self._waiting.get()
@@ -57,7 +63,6 @@ class _Wire:
             elif what == "close":
                 await socket.close(code=int(data))
                 return
-        transport.abort()
 
 
 class _Door:
@@ -90,7 +95,7 @@ class _Door:
         )
 
     async def _converse(self, request: web.Request) -> web.StreamResponse:
-        wire = _Wire()
+        wire = _Wire(_transport(request))
         connection = self._exchange.connect(request.path, request.rel_url.raw_query_string, wire, request.remote or "")
         if isinstance(connection, int):
             return web.Response(status=connection)
@@ -98,7 +103,7 @@ class _Door:
         try:
             await socket.prepare(request)
             async with asyncio.TaskGroup() as group:
-                writing = group.create_task(wire.write(socket, _transport(request)))
+                writing = group.create_task(wire.write(socket))
                 await self._read(socket, connection)
                 writing.cancel()
         except* (ConnectionError, RuntimeError):  # the client is gone, or the connection was cut in the middle

@@ -59,12 +59,19 @@ async def test_its_books_outlive_a_kill(tmp_path):
     assert {"asset": "USDT", "free": "961000.00000000", "locked": "39000.00000000"} in account["balances"]
 
 
+async def test_an_address_with_colons_is_one_that_can_be_used():
+    async with process("--host", "::1") as (_, at), aiohttp.ClientSession() as session:
+        assert (await session.get(f"{at['rest']}/api/v3/ping")).status == 200
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (("--data", "no-such.csv"), "no-such.csv"),
         (("--faults", "no-such.toml"), "the fault plan no-such.toml cannot be read"),
         (("--rate", "0"), "--rate is 0.0"),
+        (("--port", "65536"), "--port is 65536"),
+        (("--port", "-1"), "--port is -1"),
         (("--host", "192.0.2.1"), "192.0.2.1:0 cannot be listened on"),
     ],
 )

@@ -19,9 +19,9 @@ def test_the_weight_of_a_minute_and_how_long_to_wait():
     for _ in range(5):
         budget.charge(20, 90_000)
     error = refused(lambda: budget.charge(1, 90_500))
-    assert (error.status, error.code, error.retry_after, budget.used_weight) == (429, -1003, 30, 100)
+    assert (error.status, error.code, error.retry_after, budget.used(90_500)["weight"]) == (429, -1003, 30, 100)
     budget.charge(1, 120_000)
-    assert budget.used_weight == 1
+    assert budget.used(120_000)["weight"] == 1
 
 
 def test_who_does_not_stop_is_banned_beyond_the_minute():
@@ -39,7 +39,17 @@ def test_orders_in_ten_seconds_and_in_a_day():
     for _ in range(3):
         budget.charge_order(1_000)
     error = refused(lambda: budget.charge_order(2_000))
-    assert (error.status, error.code, error.retry_after, budget.used_orders) == (429, -1015, 8, 3)
+    assert (error.status, error.code, error.retry_after, budget.used(2_000)["orders"]) == (429, -1015, 8, 3)
     budget.charge_order(10_000)
     budget.charge_order(10_001)
     assert "1 DAY" in refused(lambda: budget.charge_order(20_000)).text
+
+
+def test_what_is_used_is_that_of_the_present_spans():
+    budget = Budget(LIMITS)
+    budget.charge(7, 1_000)
+    budget.charge_order(1_000)
+    budget.charge_order(12_000)
+    assert budget.used(12_000) == {"weight": 7, "orders": 1, "day": 2}
+    assert budget.used(60_000) == {"weight": 0, "orders": 0, "day": 2}
+    assert budget.used(86_400_000) == {"weight": 0, "orders": 0, "day": 0}

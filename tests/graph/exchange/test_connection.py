@@ -91,6 +91,13 @@ class TestFaults:
         line.send(FRAMES[:1])
         assert line.wire.frames[-1] == FRAMES[0]
 
+    def test_what_comes_when_a_late_frame_is_due_comes_after_it(self):
+        line = Line({"kind": "delay", "nth": 1, "seconds": 3.0})
+        line.agenda.after(3.0, lambda: line.send(FRAMES[1:2]))
+        line.send(FRAMES[:1])
+        line.go(3)
+        assert line.wire.frames == FRAMES[:2]
+
     def test_damaged_frames(self):
         line = Line({"kind": "corrupt"})
         line.send()

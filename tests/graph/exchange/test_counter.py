@@ -143,3 +143,29 @@ def _ping():
     from graph.exchange.gateway import Request
 
     return Request("GET", "/api/v3/ping")
+
+
+def test_the_count_of_orders_is_not_that_of_spans_that_are_over(shop):
+    opened = opened_with(shop)
+    assert place(opened).headers["X-MBX-ORDER-COUNT-10S"] == "1"
+    opened.go(10)
+    assert "X-MBX-ORDER-COUNT-10S" not in opened.ask("GET", "account", signed=True).headers
+
+
+def test_a_late_fill_is_kept_when_it_is_told(shop):
+    class Journal:
+        def __init__(self):
+            self.saved = []
+
+        def save(self, orders, accounts):
+            self.saved += [(order.client_id, order.status, order.executed) for order in orders]
+
+    journal = Journal()
+    late = {"kind": "late_fill", "on": "order.cancel", "seconds": 3.0}
+    opened = shop(late, journal=journal, steps=0.001)  # nothing else happens that would keep it
+    place(opened, price="39000", type="LIMIT", timeInForce="GTC")
+    opened.ask("DELETE", "order", signed=True, **NAME)
+    opened.go(2.9)
+    assert journal.saved[-1][1] == "CANCELED"
+    opened.go(0.2)
+    assert journal.saved[-1] == ("me-1", "FILLED", 10**8)

@@ -1,5 +1,8 @@
 """What outlives the exchange."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from agents.errors import StorageError
@@ -44,3 +47,28 @@ def test_orders_executions_and_balances_are_what_they_were(tmp_path):
 def test_a_file_that_cannot_be_used(tmp_path):
     with pytest.raises(StorageError):
         FileJournal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("update exchange_orders set body = '{}'", r"order \d+ of BTCUSDT"),
+        ("update exchange_orders set body = 'x'", r"order \d+ of BTCUSDT"),
+        ('update exchange_orders set body = replace(body, \'"quantity":\', \'"quantity":"1"+\')', "order"),
+        ('update exchange_orders set body = replace(body, \'"executed":0\', \'"executed":"0"\')', "order"),
+        ("update exchange_balances set free = '1.5' where asset = 'USDT'", "the balance of USDT"),
+    ],
+)
+def test_a_damaged_row_is_named_in_one_line(tmp_path, change, complaint):
+    journal = FileJournal(tmp_path / "books.db")
+    opened = Shop(journal=journal)
+    opened.go(0.2)
+    opened.order("BUY", "1", "39000", newClientOrderId="rests")
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "books.db")) as books, books:
+        books.execute(change)
+    again = FileJournal(tmp_path / "books.db")
+    with pytest.raises(StorageError, match=f"{complaint}.*cannot be read.*nothing was started") as error:
+        again.past()
+    assert "\n" not in str(error.value)
+    again.close()

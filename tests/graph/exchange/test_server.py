@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from agents.clock import SystemClock
+from graph.exchange import server
 from graph.exchange.gateway import Exchange
 from graph.exchange.menu import ExchangeFault, FaultMenu
 from graph.exchange.openings import opening_of
@@ -82,3 +83,24 @@ async def test_a_port_that_is_taken():
         with pytest.raises(OSError):
             async with serve(Exchange(opening_of(7, clock.now_ns()), clock), clock, port=port):
                 pass
+
+
+def test_who_reads_too_little_is_cut_off_and_nothing_piles_up(monkeypatch):
+    monkeypatch.setattr(server, "_BACKLOG_MAX", 5)
+
+    class Transport:
+        aborted = 0
+
+        def abort(self):
+            self.aborted += 1
+
+    transport = Transport()
+    wire = server._Wire(transport)
+    for number in range(5):
+        wire.send(b"%d" % number)
+    assert (wire.cut, transport.aborted) == (False, 0)
+    for _ in range(100):
+        wire.send(b"x")
+        wire.ping()
+    assert (wire.cut, transport.aborted) == (True, 1)
+    assert wire._waiting.qsize() <= 6
