@@ -27,7 +27,7 @@ run: $(VENV)/.installed ## Set up, then run the trade workflow on a simulated ma
 	@$(PY) -m graph.run --workflow trade
 
 test: $(VENV)/.installed-dev ## Set up, then run the whole test suite
-	$(PY) -m pytest -rs -n 2 --dist loadfile
+	$(PY) -m pytest -rs -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev ## Lint, format check, strict types, import direction
 	$(VENV)/bin/ruff check .
