@@ -1,7 +1,10 @@
 """An independent client: unmodified ccxt, whose only setting is where the exchange is."""
 
 import asyncio
+import re
+import socket
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +101,31 @@ async def test_errors_are_what_they_are_at_binance(binance):
     binance.secret = "wrong"  # noqa: S105 - which is the point
     with pytest.raises(ccxt.AuthenticationError):
         await binance.fetch_balance()
+
+
+async def test_the_client_of_the_docs_goes_nowhere_else(monkeypatch):
+    """Executed as it is written there: a setting that is missing would have it ask Binance itself, with a signature."""
+    docs = Path(__file__).parents[3] / "docs" / "exchange.md"
+    (block,) = re.findall(r"```python\n(import ccxt\.pro.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    find = socket.getaddrinfo
+
+    def at_home(host, *more, **named):
+        assert host == "127.0.0.1"
+        return find(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", at_home)
+    client = client_of(7)
+    async with served() as port, asyncio.timeout(30):
+        names = {
+            "KEY": client.key,
+            "SECRET": client.secret,
+            "REST": f"http://127.0.0.1:{port}",
+            "STREAMS": f"ws://127.0.0.1:{port}/ws",
+            "API": f"ws://127.0.0.1:{port}/ws-api/v3",
+        }
+        exec(block, names)  # noqa: S102 - of our own docs
+        try:
+            assert (await names["exchange"].fetch_balance())["total"]["BTC"] == 10.0
+            assert await names["exchange"].watch_trades(MARKET)
+        finally:
+            await names["exchange"].close()
